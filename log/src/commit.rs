@@ -1,0 +1,130 @@
+//! Commits: what the log orders, and how it stores them.
+
+mod envelope;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use envelope::PART_BYTES_MAX;
+pub use envelope::{EncodedCommit, EnvelopeError, PART_BYTES_TARGET, decode_part};
+
+use bytes::Bytes;
+
+use crate::position::{CommitTime, Lsn, RowId, TableId};
+
+/// An atomic set of changes, at its place in the log.
+///
+/// Within a commit, changes stand in this order: the catalog's, truncations, deletes, updates and inserts, positions. There is
+/// at most one change per key, index keys included.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Commit {
+    /// Its place.
+    pub lsn: Lsn,
+    /// What is said of the commit as a whole.
+    pub header: CommitHeader,
+    /// What it changes.
+    pub changes: Vec<Change>,
+}
+
+impl Commit {
+    /// Whether all it does is keep books (positions of sources and feeds): such a commit wakes no feed.
+    #[must_use]
+    pub fn is_bookkeeping(&self) -> bool {
+        self.changes.iter().all(|change| matches!(change, Change::Position { .. }))
+    }
+}
+
+/// What is said of a commit as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitHeader {
+    /// When it was accepted. Never trusted for order.
+    pub time: CommitTime,
+    /// The row id that the next inserted row gets: the counter is recovered from the last commit alone.
+    pub next_row: RowId,
+    /// Who wrote it and as which of its writes, so that a retry finds it.
+    pub producer: Option<ProducerSequence>,
+    /// How many changes it has, over all its parts.
+    pub change_count: u64,
+}
+
+/// The identity of a write by its producer: a retry carries the same and gets the first one's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProducerSequence {
+    /// The producer, drawn by itself (a UUID).
+    pub producer: ProducerId,
+    /// Rises from write to write of one producer.
+    pub sequence: u64,
+}
+
+/// A producer's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProducerId(pub [u8; 16]);
+
+/// One change of a commit. Row images are in the form of [`crate::row`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The catalog's object `object` is from now on `entry` ([`crate::schema::CatalogEntry`] as JSON), or is dropped.
+    Catalog {
+        /// Table id, or the id of whatever else the catalog holds: one counter for all.
+        object: u64,
+        /// The entry as it is from now on; `None`: dropped.
+        entry: Option<Bytes>,
+    },
+    /// All rows of a table go. One change, without images.
+    Truncate {
+        /// The table.
+        table: TableId,
+        /// Its catalog entry from now on, with new storage ids and the next schema version.
+        entry: Bytes,
+    },
+    /// A row appears.
+    Insert {
+        /// The table.
+        table: TableId,
+        /// The row's identity, given by the sequencer.
+        row: RowId,
+        /// The full row.
+        after: Bytes,
+    },
+    /// A row changes, its key does not.
+    Update {
+        /// The table.
+        table: TableId,
+        /// The row's identity.
+        row: RowId,
+        /// The full row as it was.
+        before: Bytes,
+        /// A partial row: the columns that changed, as they are now.
+        changed: Bytes,
+    },
+    /// A row goes.
+    Delete {
+        /// The table.
+        table: TableId,
+        /// The row's identity.
+        row: RowId,
+        /// The full row as it was.
+        before: Bytes,
+    },
+    /// How far something outside has come: the position of a source, the acknowledged cursor of a feed.
+    Position {
+        /// Whose position.
+        of: Bytes,
+        /// The position, in its owner's format; empty: forgotten.
+        position: Bytes,
+    },
+}
+
+/// Commits handed to the log together; they share a sync and nothing else.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    /// Their LSNs are dense and rise.
+    pub commits: Vec<EncodedCommit>,
+}
+
+impl Group {
+    /// The LSN of the last commit.
+    #[must_use]
+    pub fn last_lsn(&self) -> Option<Lsn> {
+        self.commits.last().map(EncodedCommit::lsn)
+    }
+}

@@ -1,0 +1,273 @@
+//! The stored form of a commit: one part per frame, each readable by itself.
+//!
+//! ```text
+//! part := envelope version u8 (1) | PartV1 in rkyv (little-endian, unaligned, 32-bit pointers; read by checked access only)
+//! ```
+//!
+//! The first part has the header. A commit above [`PART_BYTES_TARGET`] has several parts, so that it can be written, read and
+//! applied without ever lying in memory whole. A change is one flat record whatever its kind, so that a new kind changes no layout.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use rkyv::rancor;
+
+use super::{Change, Commit, CommitHeader, ProducerId, ProducerSequence};
+use crate::position::{CommitTime, Lsn, RowId, TableId};
+
+/// A part is closed when it has grown to this many bytes of images. A single row may make it longer.
+pub const PART_BYTES_TARGET: usize = 1024 * 1024;
+
+/// The longest encoded part, and so the longest row with its before image.
+pub(crate) const PART_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+const ENVELOPE_VERSION: u8 = 1;
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct PartV1 {
+    header: Option<HeaderV1>,
+    changes: Vec<ChangeV1>,
+}
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct HeaderV1 {
+    time_micros: u64,
+    time_logical: u32,
+    next_row: u64,
+    producer: Option<([u8; 16], u64)>,
+    change_count: u64,
+}
+
+/// What the fields hold, by kind; a field that a kind does not name is zero or empty.
+///
+/// | kind | object | row | before | after |
+/// |---|---|---|---|---|
+/// | catalog | object id | | | entry |
+/// | catalog drop | object id | | | |
+/// | truncate | table | | | entry |
+/// | insert | table | row id | | full row |
+/// | update | table | row id | full row | partial row |
+/// | delete | table | row id | full row | |
+/// | position | | | of | position |
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct ChangeV1 {
+    kind: u8,
+    object: u64,
+    row: u64,
+    before: Bytes,
+    after: Bytes,
+}
+
+mod kind {
+    pub(super) const CATALOG: u8 = 1;
+    pub(super) const CATALOG_DROP: u8 = 2;
+    pub(super) const TRUNCATE: u8 = 3;
+    pub(super) const INSERT: u8 = 4;
+    pub(super) const UPDATE: u8 = 5;
+    pub(super) const DELETE: u8 = 6;
+    pub(super) const POSITION: u8 = 7;
+}
+
+/// Why a part could not be encoded or decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvelopeError {
+    /// The bytes are no part: damage that the frame's checksum did not see, or a defect of ours.
+    #[error("malformed commit part: {0}")]
+    Malformed(&'static str),
+    /// Written by a newer program.
+    #[error("commit envelope version {found} is newer than {ENVELOPE_VERSION}, the newest this program reads: upgrade highwater")]
+    Newer {
+        /// The version found.
+        found: u8,
+    },
+    /// One change alone is longer than a part may be.
+    #[error("a change of {bytes} bytes is longer than {PART_BYTES_MAX}")]
+    ChangeTooLarge {
+        /// The bytes of its images.
+        bytes: usize,
+    },
+}
+
+/// A commit in its stored form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedCommit {
+    lsn: Lsn,
+    parts: Vec<Bytes>,
+}
+
+impl EncodedCommit {
+    /// Encodes a commit; the same commit always gives the same bytes.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::ChangeTooLarge`] when a single change is longer than a part may be.
+    ///
+    /// # Panics
+    /// When the header's count is not that of the changes.
+    pub fn encode(commit: &Commit) -> Result<Self, EnvelopeError> {
+        assert_eq!(commit.header.change_count, commit.changes.len() as u64, "the header counts the changes");
+        let mut header = Some(&commit.header);
+        let mut parts = Vec::with_capacity(1);
+        let mut rest = commit.changes.as_slice();
+        loop {
+            let taken = changes_of_one_part(rest)?;
+            let (changes, after) = rest.split_at(taken);
+            parts.push(encode_part(header.take(), changes));
+            rest = after;
+            if rest.is_empty() {
+                return Ok(Self { lsn: commit.lsn, parts });
+            }
+        }
+    }
+
+    /// A commit over its stored parts, which were read from a log.
+    ///
+    /// # Panics
+    /// When there is no part.
+    #[must_use]
+    pub fn from_parts(lsn: Lsn, parts: Vec<Bytes>) -> Self {
+        assert!(!parts.is_empty(), "a commit has at least one part");
+        Self { lsn, parts }
+    }
+
+    /// Its place in the log.
+    #[must_use]
+    pub const fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// The stored parts: one per frame.
+    #[must_use]
+    pub fn parts(&self) -> &[Bytes] {
+        &self.parts
+    }
+
+    /// The bytes of all parts.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+
+    /// Decodes the commit. Row images share the parts' memory.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] when a part is malformed or newer than this program, or when counts disagree.
+    pub fn decode(&self) -> Result<Commit, EnvelopeError> {
+        let (header, mut changes) = decode_part(&self.parts[0])?;
+        let header = header.ok_or(EnvelopeError::Malformed("first part without a header"))?;
+        for part in &self.parts[1..] {
+            let (extra_header, more) = decode_part(part)?;
+            if extra_header.is_some() {
+                return Err(EnvelopeError::Malformed("a second header"));
+            }
+            changes.extend(more);
+        }
+        if header.change_count != changes.len() as u64 {
+            return Err(EnvelopeError::Malformed("count of changes"));
+        }
+        Ok(Commit { lsn: self.lsn, header, changes })
+    }
+}
+
+/// Decodes one part: the header, which only a commit's first part has, and the part's changes.
+///
+/// # Errors
+/// [`EnvelopeError`] when the bytes are no part or a newer program's.
+pub fn decode_part(part: &Bytes) -> Result<(Option<CommitHeader>, Vec<Change>), EnvelopeError> {
+    let (version, archive) = part.split_first().ok_or(EnvelopeError::Malformed("empty part"))?;
+    match *version {
+        ENVELOPE_VERSION => {}
+        0 => return Err(EnvelopeError::Malformed("version 0")),
+        found => return Err(EnvelopeError::Newer { found }),
+    }
+    let archived = rkyv::access::<ArchivedPartV1, rancor::Failure>(archive)
+        .map_err(|rancor::Failure| EnvelopeError::Malformed("archive"))?;
+    let header = archived.header.as_ref().map(|header| CommitHeader {
+        time: CommitTime { micros: header.time_micros.into(), logical: header.time_logical.into() },
+        next_row: RowId::new(header.next_row.into()),
+        producer: header.producer.as_ref().map(|producer| ProducerSequence {
+            producer: ProducerId(producer.0),
+            sequence: producer.1.into(),
+        }),
+        change_count: header.change_count.into(),
+    });
+    let changes = archived.changes.iter().map(|change| decode_change(part, change)).collect::<Result<_, _>>()?;
+    Ok((header, changes))
+}
+
+fn decode_change(part: &Bytes, change: &ArchivedChangeV1) -> Result<Change, EnvelopeError> {
+    let object = change.object.to_native();
+    let (table, row) = (TableId::new(object), RowId::new(change.row.into()));
+    let before = || part.slice_ref(&change.before);
+    let after = || part.slice_ref(&change.after);
+    Ok(match change.kind {
+        kind::CATALOG => Change::Catalog { object, entry: Some(after()) },
+        kind::CATALOG_DROP => Change::Catalog { object, entry: None },
+        kind::TRUNCATE => Change::Truncate { table, entry: after() },
+        kind::INSERT => Change::Insert { table, row, after: after() },
+        kind::UPDATE => Change::Update { table, row, before: before(), changed: after() },
+        kind::DELETE => Change::Delete { table, row, before: before() },
+        kind::POSITION => Change::Position { of: before(), position: after() },
+        _ => return Err(EnvelopeError::Malformed("kind of change")),
+    })
+}
+
+/// How many of `changes` go into the next part: at least one, unless there is none.
+fn changes_of_one_part(changes: &[Change]) -> Result<usize, EnvelopeError> {
+    let mut part_bytes = 0;
+    for (index, change) in changes.iter().enumerate() {
+        let (_, _, _, before, after) = fields(change);
+        let bytes = before.len() + after.len();
+        if bytes + PART_OVERHEAD_BYTES > PART_BYTES_MAX {
+            return Err(EnvelopeError::ChangeTooLarge { bytes });
+        }
+        let full = CHANGE_OVERHEAD_BYTES + bytes;
+        if index > 0 && part_bytes + full > PART_BYTES_TARGET {
+            return Ok(index);
+        }
+        part_bytes += full;
+    }
+    Ok(changes.len())
+}
+
+fn encode_part(header: Option<&CommitHeader>, changes: &[Change]) -> Bytes {
+    let header = header.map(|header| HeaderV1 {
+        time_micros: header.time.micros,
+        time_logical: header.time.logical,
+        next_row: header.next_row.value(),
+        producer: header.producer.map(|producer| (producer.producer.0, producer.sequence)),
+        change_count: header.change_count,
+    });
+    let changes = changes
+        .iter()
+        .map(|change| {
+            let (kind, object, row, before, after) = fields(change);
+            ChangeV1 { kind, object, row, before: before.clone(), after: after.clone() }
+        })
+        .collect();
+    let archive = rkyv::to_bytes::<rancor::Panic>(&PartV1 { header, changes });
+    let archive = match archive {
+        Ok(archive) => archive,
+        Err(never) => match never {},
+    };
+    let mut part = BytesMut::with_capacity(1 + archive.len());
+    part.put_u8(ENVELOPE_VERSION);
+    part.extend_from_slice(&archive);
+    part.freeze()
+}
+
+static EMPTY: Bytes = Bytes::new();
+
+fn fields(change: &Change) -> (u8, u64, u64, &Bytes, &Bytes) {
+    match change {
+        Change::Catalog { object, entry: Some(entry) } => (kind::CATALOG, *object, 0, &EMPTY, entry),
+        Change::Catalog { object, entry: None } => (kind::CATALOG_DROP, *object, 0, &EMPTY, &EMPTY),
+        Change::Truncate { table, entry } => (kind::TRUNCATE, table.value(), 0, &EMPTY, entry),
+        Change::Insert { table, row, after } => (kind::INSERT, table.value(), row.value(), &EMPTY, after),
+        Change::Update { table, row, before, changed } => (kind::UPDATE, table.value(), row.value(), before, changed),
+        Change::Delete { table, row, before } => (kind::DELETE, table.value(), row.value(), before, &EMPTY),
+        Change::Position { of, position } => (kind::POSITION, 0, 0, of, position),
+    }
+}
+
+/// The flat fields of a change in its part.
+const CHANGE_OVERHEAD_BYTES: usize = 33;
+/// Header, version byte and the archive's root, generously.
+const PART_OVERHEAD_BYTES: usize = 1024;
