@@ -9,7 +9,8 @@ pub use envelope::{EncodedCommit, EnvelopeError, PART_BYTES_TARGET, decode_part}
 
 use bytes::Bytes;
 
-use crate::position::{CommitTime, Lsn, RowId, TableId};
+use crate::error::LogError;
+use crate::position::{CommitTime, Epoch, Lsn, RowId, TableId};
 
 /// An atomic set of changes, at its place in the log.
 ///
@@ -126,5 +127,28 @@ impl Group {
     #[must_use]
     pub fn last_lsn(&self) -> Option<Lsn> {
         self.commits.last().map(EncodedCommit::lsn)
+    }
+
+    /// Whether the group may be appended after `after`, by the opening `epoch`, to a log of the epoch `current` that ends at
+    /// `appended`: the checks that all logs share.
+    pub(crate) fn check_append(
+        &self,
+        epoch: Epoch,
+        current: Epoch,
+        after: Lsn,
+        appended: Lsn,
+    ) -> Result<(), LogError> {
+        if epoch != current {
+            return Err(LogError::Fenced { attempted: epoch, current });
+        }
+        if after != appended {
+            return Err(LogError::NotAtTail { after, appended });
+        }
+        let mut expected = appended;
+        for commit in &self.commits {
+            expected = expected.next();
+            assert_eq!(commit.lsn(), expected, "the LSNs of a group are dense");
+        }
+        Ok(())
     }
 }

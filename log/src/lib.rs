@@ -1,22 +1,24 @@
 //! The commit log of Highwater: the one truth, from which everything else is folded.
 //!
-//! ```text
-//!   1        trimmed            durable     appended          positions rise to the right
-//!   |···········|=================|-----------|
-//!   | gone, kept | readable by all | may still |
-//!   | as a base  |                 | vanish    |
-//! ```
-//!
-//! The crate knows positions ([`Lsn`], [`Epoch`]), commits and their stored bytes ([`commit`], [`row`], [`key`], [`schema`]).
-//! It imports nothing of ours.
+//! The crate knows positions ([`Lsn`], [`Epoch`]), commits and their stored bytes ([`commit`], [`row`], [`key`], [`schema`],
+//! [`frame`]), the logs that keep them ([`CommitLog`]: [`MemoryLog`], [`SegmentedLog`]) and the sequencer that orders them. It
+//! imports nothing of ours, and it takes clock, disk and entropy from outside ([`env`]).
 
 pub mod commit;
+mod commit_log;
+pub mod conformance;
+pub mod env;
+mod error;
 pub mod frame;
 pub mod key;
+mod memory;
 pub mod position;
 pub mod row;
 pub mod schema;
 pub mod value;
 
 pub use commit::{Change, Commit, CommitHeader};
+pub use commit_log::{CommitLog, LogReader};
+pub use error::{Damage, LogError, NotWritten};
+pub use memory::MemoryLog;
 pub use position::{Epoch, LogId, Lsn};

@@ -1,0 +1,125 @@
+//! The contract of a commit log, and reading from one.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::commit::{EncodedCommit, Group};
+use crate::error::LogError;
+use crate::position::{Epoch, LogId, Lsn};
+
+/// An ordered, append-only log of commits.
+///
+/// ```text
+///   earliest           durable            appended
+///      |==================|------------------|      positions rise to the right
+///      | readable         | not readable     |
+///      | never vanishes   | may vanish with  |
+///      |                  | the process      |
+/// ```
+///
+/// - `append` puts a group behind `appended`: commits are in the log's buffer then, not durable.
+/// - `make_durable` moves `durable` up to `appended`, with one sync.
+/// - Readers see commits up to `durable` and no further; it never goes back.
+/// - Only the opening with the newest epoch appends; older ones are refused.
+/// - How an undurable suffix is dropped is private to the implementation: a failed append leaves no trace, or poisons the log.
+///
+/// One task appends and syncs; readers are any number. Every implementation passes [`crate::conformance`].
+pub trait CommitLog: Send + Sync + 'static {
+    /// The log's identity.
+    fn id(&self) -> LogId;
+
+    /// The epoch of this opening.
+    fn epoch(&self) -> Epoch;
+
+    /// The last commit appended.
+    fn appended(&self) -> Lsn;
+
+    /// The last durable commit, and its moves. The channel closes when the log does.
+    fn durable(&self) -> watch::Receiver<Lsn>;
+
+    /// The earliest commit that can be read; the one after `durable` in an empty log.
+    fn earliest(&self) -> Lsn;
+
+    /// Appends `group` after commit `after`, which must be the last one appended. An empty group does nothing.
+    ///
+    /// # Errors
+    /// [`LogError::Fenced`], [`LogError::NotAtTail`], [`LogError::NotWritten`] and [`LogError::ReadOnly`]: it did not happen.
+    /// [`LogError::Poisoned`]: it may have happened.
+    fn append(&self, epoch: Epoch, after: Lsn, group: &Group) -> Result<(), LogError>;
+
+    /// Makes everything appended durable, blocking until it is, and returns the last durable commit.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`]: what was appended may or may not be durable.
+    fn make_durable(&self) -> Result<Lsn, LogError>;
+
+    /// Reads commits after `after`, in order, each once.
+    ///
+    /// # Errors
+    /// [`LogError::BelowRetained`], [`LogError::BeyondDurable`], [`LogError::Poisoned`].
+    fn read_after(&self, after: Lsn) -> Result<LogReader, LogError>;
+}
+
+/// Where a reader fetches commits.
+pub(crate) trait CommitSource: Send {
+    /// The commit at `lsn`, which is durable. Calls come with rising LSNs, each the next of the last.
+    fn fetch(&mut self, lsn: Lsn) -> Result<Arc<EncodedCommit>, LogError>;
+}
+
+/// Commits after a position, in order, each once, up to the durable end and on as it moves.
+///
+/// Dropping the reader, or the future of [`LogReader::next`], loses nothing: the position moves only with a returned commit.
+pub struct LogReader {
+    position: Lsn,
+    durable: watch::Receiver<Lsn>,
+    source: Box<dyn CommitSource>,
+}
+
+impl LogReader {
+    pub(crate) fn new(after: Lsn, durable: watch::Receiver<Lsn>, source: Box<dyn CommitSource>) -> Self {
+        Self { position: after, durable, source }
+    }
+
+    /// The last commit returned, or where reading began.
+    #[must_use]
+    pub const fn position(&self) -> Lsn {
+        self.position
+    }
+
+    /// The next commit, or `None` at the durable end. Reads files on the calling thread.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`], [`LogError::BelowRetained`] when it was trimmed away meanwhile, [`LogError::Io`].
+    pub fn try_next(&mut self) -> Result<Option<Arc<EncodedCommit>>, LogError> {
+        if self.position >= *self.durable.borrow() {
+            return Ok(None);
+        }
+        let commit = self.source.fetch(self.position.next())?;
+        assert_eq!(commit.lsn(), self.position.next(), "a log gives its commits in order");
+        self.position = commit.lsn();
+        Ok(Some(commit))
+    }
+
+    /// The next commit, waiting at the durable end; `None` when the log was closed and everything has been read.
+    ///
+    /// # Errors
+    /// As [`LogReader::try_next`].
+    pub async fn next(&mut self) -> Result<Option<Arc<EncodedCommit>>, LogError> {
+        loop {
+            if let Some(commit) = self.try_next()? {
+                return Ok(Some(commit));
+            }
+            let position = self.position;
+            if self.durable.wait_for(|durable| *durable > position).await.is_err() {
+                return self.try_next();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LogReader after {}", self.position)
+    }
+}
