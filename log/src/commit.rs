@@ -131,13 +131,7 @@ impl Group {
 
     /// Whether the group may be appended after `after`, by the opening `epoch`, to a log of the epoch `current` that ends at
     /// `appended`: the checks that all logs share.
-    pub(crate) fn check_append(
-        &self,
-        epoch: Epoch,
-        current: Epoch,
-        after: Lsn,
-        appended: Lsn,
-    ) -> Result<(), LogError> {
+    pub(crate) fn check_append(&self, epoch: Epoch, current: Epoch, after: Lsn, appended: Lsn) -> Result<(), LogError> {
         if epoch != current {
             return Err(LogError::Fenced { attempted: epoch, current });
         }

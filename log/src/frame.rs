@@ -133,7 +133,7 @@ pub fn encode(seed: FrameSeed, offset: u64, header: &FrameHeader, payload: &[u8]
     assert!(offset.is_multiple_of(FRAME_ALIGNMENT as u64), "a frame at {offset}");
     let start = out.len();
     out.extend_from_slice(&FRAME_MAGIC);
-    let flags = u8::from(header.is_first) * FLAG_FIRST | u8::from(header.is_last) * FLAG_LAST;
+    let flags = (u8::from(header.is_first) * FLAG_FIRST) | (u8::from(header.is_last) * FLAG_LAST);
     out.extend_from_slice(&[FRAME_VERSION, header.kind.code(), flags, CODEC_NONE]);
     out.extend_from_slice(&header.payload_bytes.to_le_bytes());
     out.extend_from_slice(&header.payload_bytes.to_le_bytes());
@@ -166,7 +166,9 @@ pub enum FrameError {
     #[error("the payload's checksum does not fit")]
     Payload,
     /// The header is whole and says what this program does not know.
-    #[error("a frame of a newer version of highwater ({what} {found}); this program knows frame version {FRAME_VERSION}")]
+    #[error(
+        "a frame of a newer version of highwater ({what} {found}); this program knows frame version {FRAME_VERSION}"
+    )]
     Newer {
         /// What is unknown.
         what: &'static str,

@@ -4,6 +4,7 @@
 //! [`frame`]), the logs that keep them ([`CommitLog`]: [`MemoryLog`], [`SegmentedLog`]) and the sequencer that orders them. It
 //! imports nothing of ours, and it takes clock, disk and entropy from outside ([`env`]).
 
+mod chain;
 pub mod commit;
 mod commit_log;
 pub mod conformance;
@@ -15,6 +16,8 @@ mod memory;
 pub mod position;
 pub mod row;
 pub mod schema;
+mod segmented;
+mod tail;
 pub mod value;
 
 pub use commit::{Change, Commit, CommitHeader};
@@ -22,3 +25,4 @@ pub use commit_log::{CommitLog, LogReader};
 pub use error::{Damage, LogError, NotWritten};
 pub use memory::MemoryLog;
 pub use position::{Epoch, LogId, Lsn};
+pub use segmented::{LogView, SegmentState, SegmentSummary, SegmentedLog, SegmentedOptions, Verification};

@@ -163,7 +163,6 @@ impl<'a> Row<'a> {
     ///
     /// # Errors
     /// [`CodecError::Malformed`] when the cell's bytes are no value of its type.
-    #[expect(clippy::option_option, reason = "absent and NULL are two different answers here")]
     pub fn value(&self, place: usize) -> Result<Option<Option<Value<'a>>>, CodecError> {
         let cell = match self.present.get(place) {
             None => place,

@@ -143,7 +143,9 @@ mod hexadecimal {
     pub(super) fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
         match bytes {
             None => serializer.serialize_none(),
-            Some(bytes) => serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+            Some(bytes) => {
+                serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            }
         }
     }
 

@@ -73,7 +73,9 @@ pub enum EnvelopeError {
     #[error("malformed commit part: {0}")]
     Malformed(&'static str),
     /// Written by a newer program.
-    #[error("commit envelope version {found} is newer than {ENVELOPE_VERSION}, the newest this program reads: upgrade highwater")]
+    #[error(
+        "commit envelope version {found} is newer than {ENVELOPE_VERSION}, the newest this program reads: upgrade highwater"
+    )]
     Newer {
         /// The version found.
         found: u8,
@@ -182,10 +184,10 @@ pub fn decode_part(part: &Bytes) -> Result<(Option<CommitHeader>, Vec<Change>), 
     let header = archived.header.as_ref().map(|header| CommitHeader {
         time: CommitTime { micros: header.time_micros.into(), logical: header.time_logical.into() },
         next_row: RowId::new(header.next_row.into()),
-        producer: header.producer.as_ref().map(|producer| ProducerSequence {
-            producer: ProducerId(producer.0),
-            sequence: producer.1.into(),
-        }),
+        producer: header
+            .producer
+            .as_ref()
+            .map(|producer| ProducerSequence { producer: ProducerId(producer.0), sequence: producer.1.into() }),
         change_count: header.change_count.into(),
     });
     let changes = archived.changes.iter().map(|change| decode_change(part, change)).collect::<Result<_, _>>()?;

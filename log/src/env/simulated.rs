@@ -29,7 +29,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -43,7 +43,7 @@ impl Random {
     /// When `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "no number lies below 0");
-        self.next() % bound
+        self.draw() % bound
     }
 
     /// True once in `n` times.
@@ -82,7 +82,7 @@ pub struct SimulatedEntropy(AtomicU64);
 impl Entropy for SimulatedEntropy {
     fn draw(&self) -> [u8; 16] {
         let mut random = Random::new(self.0.fetch_add(1, Ordering::Relaxed));
-        let wide = u128::from(random.next()) << 64 | u128::from(random.next());
+        let wide = u128::from(random.draw()) << 64 | u128::from(random.draw());
         wide.to_be_bytes()
     }
 }

@@ -252,7 +252,11 @@ fn fixed_value(column_type: ColumnType, bytes: &[u8]) -> Result<Value<'static>, 
             })
         }
         ElementType::Uuid => Value::Uuid(array(bytes)?),
-        ElementType::Text | ElementType::Varchar(_) | ElementType::Char(_) | ElementType::Bytea | ElementType::Jsonb => {
+        ElementType::Text
+        | ElementType::Varchar(_)
+        | ElementType::Char(_)
+        | ElementType::Bytea
+        | ElementType::Jsonb => {
             return Err(CodecError::Malformed("fixed width of a variable type"));
         }
     })

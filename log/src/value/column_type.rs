@@ -257,7 +257,9 @@ mod tests {
 
     #[test]
     fn a_name_that_is_no_type_is_refused() {
-        for name in ["", "int", "numeric", "numeric(39,0)", "numeric(5,6)", "integer[][]", "text(3)", "integer ", "timestamp"] {
+        for name in
+            ["", "int", "numeric", "numeric(39,0)", "numeric(5,6)", "integer[][]", "text(3)", "integer ", "timestamp"]
+        {
             assert!(name.parse::<ColumnType>().is_err(), "{name:?}");
         }
     }

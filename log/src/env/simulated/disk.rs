@@ -158,7 +158,8 @@ impl State {
         self.boot += 1;
         self.locks.clear();
         self.fail = None;
-        let live: Vec<u64> = self.directories.values().flat_map(|d| d.states.iter()).flat_map(|s| s.values().copied()).collect();
+        let live: Vec<u64> =
+            self.directories.values().flat_map(|d| d.states.iter()).flat_map(|s| s.values().copied()).collect();
         self.inodes.retain(|inode, _| live.contains(inode));
     }
 
@@ -366,7 +367,7 @@ impl DiskFile for SimulatedFile {
             let (taken, result) = match entered {
                 Err(error) => (state.random.below(bytes.len() as u64 + 1) as usize, Err(error)),
                 Ok(()) if growth > state.free_bytes => {
-                    let fits = bytes.len() - (growth - state.free_bytes) as usize;
+                    let fits = bytes.len().saturating_sub((growth - state.free_bytes) as usize);
                     (fits, Err(io::Error::from(ErrorKind::StorageFull)))
                 }
                 Ok(()) => (bytes.len(), Ok(())),

@@ -1,0 +1,676 @@
+//! The log on disk: segments of frames, synced in groups.
+//!
+//! ```text
+//!   segment 1 (sealed)       segment 2 (active)           segment 3 (prepared)
+//!   |header|frames…|footer|  |header|frames…|0000000000|  |header|000000000000|
+//!                                          ^ writing goes on here, in space that was written with zeros and synced before
+//! ```
+//!
+//! An append writes a group's frames with one call; `make_durable` syncs them with one `fdatasync`. When a segment is full it gets
+//! a footer and is synced before the next is used. Everything else happens beside the commit path, in [`SegmentedLog::maintain`]:
+//! the next segment is prepared, the manifest follows, and a mark tells the last sync when the log falls idle.
+
+mod directory;
+mod index;
+mod manifest;
+mod reader;
+mod recovery;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod view;
+mod writer;
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::commit::{EncodedCommit, Group};
+use crate::commit_log::{CommitLog, LogReader};
+use crate::env::{Access, DiskLock, Env, LockError};
+use crate::error::{LogError, NotWritten};
+use crate::position::{Epoch, LogId, Lsn, SegmentId};
+use crate::tail::TailCache;
+use directory::{Directory, Identity, Prepared, SEGMENT_HEADER_BYTES};
+use index::{Index, Place};
+use manifest::Manifest;
+use recovery::Judgement;
+use scan::Boundary;
+pub use view::{LogView, SegmentState, SegmentSummary, Verification};
+use writer::{AppendFailure, Writer};
+
+/// How a log is opened. The defaults are right for almost everybody.
+#[derive(Clone, Debug)]
+pub struct SegmentedOptions {
+    /// Bytes of the first segment; each further one is four times as long, up to `segment_bytes_max`.
+    pub segment_bytes_min: u64,
+    /// Bytes of a segment, unless a single commit part needs a longer one.
+    pub segment_bytes_max: u64,
+    /// Appends are refused while the disk has less free space than this: what reads and recovery need must still fit.
+    pub free_bytes_min: u64,
+    /// Bytes of the newest commits that are kept in memory for readers.
+    pub tail_bytes_max: usize,
+    /// The highest LSN that anything outside the log proves to have been durable. A log that ends before it is damaged.
+    pub witness: Lsn,
+    /// What the lock file says of its holder, for people who meet it.
+    pub owner: String,
+    /// Whether a thread maintains the log. Without one its owner calls [`SegmentedLog::maintain`].
+    pub is_self_maintained: bool,
+}
+
+impl Default for SegmentedOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes_min: 1024 * 1024,
+            segment_bytes_max: 64 * 1024 * 1024,
+            free_bytes_min: 256 * 1024 * 1024,
+            tail_bytes_max: 16 * 1024 * 1024,
+            witness: Lsn::ORIGIN,
+            owner: format!("process {}", std::process::id()),
+            is_self_maintained: true,
+        }
+    }
+}
+
+/// A log in a directory, open for writing.
+///
+/// Dropping it releases the directory, as a kill would; [`SegmentedLog::close`] also records that nothing is missing.
+pub struct SegmentedLog {
+    shared: Arc<Shared>,
+    durable: watch::Sender<Lsn>,
+    maintenance: Option<Maintenance>,
+    lock: Box<dyn DiskLock>,
+}
+
+/// What the writer, readers and maintenance share.
+struct Shared {
+    env: Env,
+    options: SegmentedOptions,
+    directory: Directory,
+    identity: Identity,
+    epoch: Epoch,
+    writing: Mutex<Writing>,
+    supply: Mutex<Supply>,
+    index: Mutex<Index>,
+    tail: Mutex<TailCache>,
+    /// Up to where the active segment, and with it all before it, is durable.
+    durable_end: Mutex<(SegmentId, u64)>,
+    durable: watch::Receiver<Lsn>,
+    poison: Mutex<Option<Arc<str>>>,
+    first: Mutex<(SegmentId, Lsn)>,
+    is_space_low: AtomicBool,
+    bell: Bell,
+}
+
+/// The end of the log, under one lock: an append, a sync and a mark exclude one another.
+struct Writing {
+    writer: Writer,
+    /// Appended and not yet durable.
+    pending: Vec<Arc<EncodedCommit>>,
+    /// The highest synced LSN that a frame on its way to the disk tells.
+    told: Lsn,
+    synced_at: Duration,
+}
+
+/// Segments prepared ahead, and the manifest that follows.
+struct Supply {
+    ready: VecDeque<Prepared>,
+    next: SegmentId,
+    manifest: Manifest,
+}
+
+impl SegmentedLog {
+    /// Opens the log in `path` for writing, beginning one where there is none, and recovers what a crash left.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`], [`LogError::Damaged`] (nothing was changed then), [`LogError::Newer`], [`LogError::NotWritten`] when
+    /// there is no space to begin, [`LogError::Io`].
+    pub fn open(env: &Env, path: &Path, options: SegmentedOptions) -> Result<Self, LogError> {
+        Self::open_judging(env, path, options, Judgement::Specified)
+    }
+
+    fn open_judging(env: &Env, path: &Path, options: SegmentedOptions, judgement: Judgement) -> Result<Self, LogError> {
+        let directory = Directory { disk: Arc::clone(&env.disk), path: path.to_owned() };
+        directory.disk.create_dir(path).map_err(directory.failed("create", path))?;
+        let lock_path = directory.lock_path();
+        let lock = directory.disk.lock(&lock_path, &options.owner).map_err(|error| match error {
+            LockError::Held { holder } => LogError::Locked { path: lock_path.clone(), holder },
+            LockError::Io(source) => LogError::Io { action: "lock", path: lock_path.clone(), source },
+        })?;
+        let (shared, durable) = Shared::open(env, directory, options, judgement)?;
+        let shared = Arc::new(shared);
+        let maintenance = shared.options.is_self_maintained.then(|| Maintenance::start(&shared));
+        Ok(Self { shared, durable, maintenance, lock })
+    }
+
+    /// Replaces what the lock file says of its holder: its address, once it listens.
+    pub fn note_owner(&self, owner: &str) {
+        self.lock.note(owner);
+    }
+
+    /// Does what is due beside the commit path: prepares the next segment, writes the manifest, marks an idle log.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] and [`LogError::NotWritten`]; the log goes on, and the next call tries again.
+    pub fn maintain(&self) -> Result<(), LogError> {
+        self.shared.maintain()
+    }
+
+    /// Closes the log so that its end is known: a later opening that finds less refuses.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`], [`LogError::Io`]. The log is released all the same; what was durable stays so.
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.maintenance = None;
+        self.make_durable()?;
+        self.shared.mark()?;
+        let appended = {
+            let writing = self.shared.writing();
+            writing.writer.sync().map_err(|error| self.shared.poison_with(&error))?;
+            writing.writer.appended()
+        };
+        let mut supply = self.shared.supply();
+        supply.manifest.clean = Some(appended);
+        supply.manifest.store(&self.shared.directory)
+    }
+}
+
+impl Shared {
+    fn open(
+        env: &Env,
+        directory: Directory,
+        options: SegmentedOptions,
+        judgement: Judgement,
+    ) -> Result<(Self, watch::Sender<Lsn>), LogError> {
+        let (mut present, generations) = directory.list()?;
+        let mut manifest = match Manifest::load(&directory, &generations)? {
+            Some(manifest) => manifest,
+            None => {
+                refuse_orphans(&directory, &present, &generations)?;
+                let manifest = begin(env, &directory, &options)?;
+                present = vec![manifest.active];
+                manifest
+            }
+        };
+        let identity = Identity::new(manifest.log);
+        let tail = recovery::find_tail(&directory, identity, &manifest, &present, options.witness, judgement)?;
+        recovery::settle(&directory, &tail)?;
+        let mut ready = VecDeque::new();
+        let mut index = Index::default();
+        for segment in &tail.segments {
+            let mut complete = segment.commits.first().map_or(Lsn::ORIGIN, |(lsn, _)| lsn.previous());
+            for (lsn, offset) in &segment.commits {
+                index.learn(segment.id, Place { complete, offset: *offset });
+                complete = *lsn;
+            }
+            if tail.active.is_none_or(|active| segment.id > active.id)
+                && tail.sealed.is_none_or(|sealed| segment.id > sealed.segment)
+            {
+                let file = directory.open(&directory.segment_path(segment.id), Access::ReadWrite)?;
+                ready.push_back(Prepared { id: segment.id, file, bytes: segment.bytes });
+            }
+        }
+        let last = tail.segments.last().map(|segment| segment.id).max(manifest.sealed.map(|sealed| sealed.segment));
+        let mut supply =
+            Supply { ready, next: last.map_or(manifest.first, SegmentId::next), manifest: manifest.clone() };
+        let (active, at) = match tail.active {
+            Some(active) => {
+                let file = directory.open(&directory.segment_path(active.id), Access::ReadWrite)?;
+                let bytes =
+                    tail.segments.iter().find(|segment| segment.id == active.id).map_or(0, |segment| segment.bytes);
+                (Prepared { id: active.id, file, bytes }, active.at)
+            }
+            None => {
+                supply.prepare(&directory, identity, &[options.segment_bytes(supply.first_ready())])?;
+                let active = supply.ready.pop_front().expect("a segment was just prepared");
+                let checksum = tail.sealed.map_or(0, |sealed| sealed.checksum);
+                (active, Boundary { offset: SEGMENT_HEADER_BYTES, checksum, frames: 0 })
+            }
+        };
+        let mut written = vec![0; (at.offset - SEGMENT_HEADER_BYTES) as usize];
+        let active_path = directory.segment_path(active.id);
+        active.file.read_at(&mut written, SEGMENT_HEADER_BYTES).map_err(directory.failed("read", &active_path))?;
+        manifest.epoch = tail.epoch.next();
+        manifest.sealed = tail.sealed;
+        manifest.active = active.id;
+        manifest.clean = None;
+        manifest.store(&directory)?;
+        let (epoch, first) = (manifest.epoch, (manifest.first, manifest.trimmed));
+        supply.manifest = manifest;
+        let (sender, durable) = watch::channel(tail.complete);
+        let durable_end = (active.id, at.offset);
+        let writer = Writer::new(identity, epoch, active, at, &written, tail.complete);
+        let told = tail.synced;
+        let synced_at = env.clock.monotonic();
+        let shared = Self {
+            env: env.clone(),
+            directory,
+            identity,
+            epoch,
+            writing: Mutex::new(Writing { writer, pending: Vec::new(), told, synced_at }),
+            supply: Mutex::new(supply),
+            index: Mutex::new(index),
+            tail: Mutex::new(TailCache::new(options.tail_bytes_max)),
+            durable_end: Mutex::new(durable_end),
+            durable,
+            poison: Mutex::new(None),
+            first: Mutex::new(first),
+            is_space_low: AtomicBool::new(false),
+            bell: Bell::default(),
+            options,
+        };
+        Ok((shared, sender))
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Writing> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn supply(&self) -> MutexGuard<'_, Supply> {
+        self.supply.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tail(&self) -> MutexGuard<'_, TailCache> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn durable_end(&self) -> MutexGuard<'_, (SegmentId, u64)> {
+        self.durable_end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many bytes of a segment are durable and will never change.
+    fn durable_bytes(&self, segment: SegmentId) -> u64 {
+        let (active, offset) = *self.durable_end();
+        match segment.cmp(&active) {
+            std::cmp::Ordering::Less => u64::MAX,
+            std::cmp::Ordering::Equal => offset,
+            std::cmp::Ordering::Greater => 0,
+        }
+    }
+
+    fn active_segment(&self) -> SegmentId {
+        self.durable_end().0
+    }
+
+    fn first_segment(&self) -> SegmentId {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn earliest(&self) -> Lsn {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).1.next()
+    }
+
+    fn check_poison(&self) -> Result<(), LogError> {
+        match &*self.poison.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some(cause) => Err(LogError::Poisoned { cause: Arc::clone(cause) }),
+        }
+    }
+
+    /// Poisons the log: nothing is known of what was being written, and nothing more is accepted or shown.
+    fn poison_with(&self, error: &std::io::Error) -> LogError {
+        let mut poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
+        let cause = poison.get_or_insert_with(|| error.to_string().into());
+        tracing::error!(%cause, "the log is poisoned");
+        LogError::Poisoned { cause: Arc::clone(cause) }
+    }
+
+    fn append_failed(&self, failure: AppendFailure) -> LogError {
+        match failure {
+            AppendFailure::TakenBack(error) => LogError::NotWritten { reason: NotWritten::from_io(&error) },
+            AppendFailure::Unknown(error) => self.poison_with(&error),
+        }
+    }
+
+    fn append(&self, epoch: Epoch, after: Lsn, group: &Group) -> Result<(), LogError> {
+        self.check_poison()?;
+        let mut writing = self.writing();
+        group.check_append(epoch, self.epoch, after, writing.writer.appended())?;
+        if group.commits.is_empty() {
+            return Ok(());
+        }
+        self.check_space()?;
+        // The supply is touched only when the segment is about to be full: preparing one takes its lock for long.
+        let needed = writing.writer.plan(group, |ordinal| self.options.segment_bytes(SegmentId::new(ordinal)));
+        let mut taken = VecDeque::new();
+        if !needed.is_empty() {
+            let mut supply = self.supply();
+            supply.prepare(&self.directory, self.identity, &needed)?;
+            taken.extend(supply.ready.drain(..needed.len()));
+        }
+        let (segment, place) = (writing.writer.active(), Place { complete: after, offset: writing.writer.offset() });
+        let synced = *self.durable.borrow();
+        let outcome = writing.writer.append(group, synced, &mut taken);
+        if !taken.is_empty() {
+            let mut supply = self.supply();
+            taken.into_iter().rev().for_each(|segment| supply.ready.push_front(segment));
+        }
+        outcome.map_err(|failure| self.append_failed(failure))?;
+        self.index().learn(segment, place);
+        writing.told = synced;
+        writing.pending.extend(group.commits.iter().cloned().map(Arc::new));
+        if writing.writer.active() != segment {
+            self.bell.ring();
+        }
+        Ok(())
+    }
+
+    fn make_durable(&self, durable: &watch::Sender<Lsn>) -> Result<Lsn, LogError> {
+        self.check_poison()?;
+        let mut writing = self.writing();
+        let appended = writing.writer.appended();
+        if writing.pending.is_empty() {
+            return Ok(appended);
+        }
+        writing.writer.sync().map_err(|error| self.poison_with(&error))?;
+        writing.synced_at = self.env.clock.monotonic();
+        *self.durable_end() = (writing.writer.active(), writing.writer.offset());
+        {
+            let mut tail = self.tail();
+            writing.pending.drain(..).for_each(|commit| tail.push(commit));
+        }
+        durable.send_replace(appended);
+        drop(writing);
+        self.bell.ring_if_idle();
+        Ok(appended)
+    }
+
+    /// Refuses an append while the disk is nearly full. Looks at the disk only when it was so the last time.
+    fn check_space(&self) -> Result<(), LogError> {
+        if !self.is_space_low.load(Ordering::Acquire) || !self.look_at_space()? {
+            return Ok(());
+        }
+        let minimum = self.options.free_bytes_min;
+        let reason = NotWritten::NoSpace(format!("fewer than {minimum} bytes are free").into());
+        Err(LogError::NotWritten { reason })
+    }
+
+    fn look_at_space(&self) -> Result<bool, LogError> {
+        let path = &self.directory.path;
+        let free = self.directory.disk.free_bytes(path).map_err(self.directory.failed("look at the space of", path))?;
+        let is_low = free < self.options.free_bytes_min;
+        self.is_space_low.store(is_low, Ordering::Release);
+        Ok(is_low)
+    }
+
+    fn maintain(&self) -> Result<(), LogError> {
+        self.check_poison()?;
+        let is_space_low = self.look_at_space()?;
+        let mut supply = self.supply();
+        if supply.ready.is_empty() && !is_space_low {
+            let length = self.options.segment_bytes(supply.next);
+            supply.prepare(&self.directory, self.identity, &[length])?;
+        }
+        drop(supply);
+        // The writer's lock comes before the supply's.
+        let (sealed, active) = {
+            let writing = self.writing();
+            (writing.writer.sealed(), writing.writer.active())
+        };
+        let mut supply = self.supply();
+        if let Some(sealed) =
+            sealed.filter(|sealed| supply.manifest.sealed.is_none_or(|known| known.segment < sealed.segment))
+        {
+            supply.manifest.sealed = Some(sealed);
+            supply.manifest.active = active;
+            supply.manifest.store(&self.directory)?;
+        }
+        drop(supply);
+        if self.is_mark_due() {
+            self.mark()?;
+        }
+        Ok(())
+    }
+
+    fn has_told_all(&self) -> bool {
+        self.writing().told >= *self.durable.borrow()
+    }
+
+    /// Whether the log has been idle for a while since a sync that no frame tells of.
+    fn is_mark_due(&self) -> bool {
+        let writing = self.writing();
+        let idle = self.env.clock.monotonic().saturating_sub(writing.synced_at);
+        writing.pending.is_empty() && writing.told < *self.durable.borrow() && idle >= MARK_AFTER_IDLE
+    }
+
+    fn mark(&self) -> Result<(), LogError> {
+        let mut writing = self.writing();
+        let synced = *self.durable.borrow();
+        if !writing.pending.is_empty() || writing.told >= synced {
+            return Ok(());
+        }
+        writing.writer.mark(synced).map_err(|failure| self.append_failed(failure))?;
+        writing.told = synced;
+        Ok(())
+    }
+}
+
+impl CommitLog for SegmentedLog {
+    fn id(&self) -> LogId {
+        self.shared.identity.log
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.shared.epoch
+    }
+
+    fn appended(&self) -> Lsn {
+        self.shared.writing().writer.appended()
+    }
+
+    fn durable(&self) -> watch::Receiver<Lsn> {
+        self.durable.subscribe()
+    }
+
+    fn earliest(&self) -> Lsn {
+        self.shared.earliest()
+    }
+
+    fn append(&self, epoch: Epoch, after: Lsn, group: &Group) -> Result<(), LogError> {
+        self.shared.append(epoch, after, group)
+    }
+
+    fn make_durable(&self) -> Result<Lsn, LogError> {
+        self.shared.make_durable(&self.durable)
+    }
+
+    fn read_after(&self, after: Lsn) -> Result<LogReader, LogError> {
+        self.shared.check_poison()?;
+        let durable = *self.durable.borrow();
+        if after > durable {
+            return Err(LogError::BeyondDurable { after, durable });
+        }
+        let earliest = self.shared.earliest();
+        if after.next() < earliest {
+            return Err(LogError::BelowRetained { after, earliest });
+        }
+        let source = reader::SegmentSource::new(Arc::clone(&self.shared));
+        Ok(LogReader::new(after, self.durable(), Box::new(source)))
+    }
+}
+
+impl std::fmt::Debug for SegmentedLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SegmentedLog {} in {}", self.shared.identity.log, self.shared.directory.path.display())
+    }
+}
+
+impl SegmentedOptions {
+    fn segment_bytes(&self, id: SegmentId) -> u64 {
+        let doublings = u32::try_from(id.value().saturating_sub(1).saturating_mul(2)).unwrap_or(u32::MAX).min(32);
+        self.segment_bytes_min.saturating_mul(1 << doublings).min(self.segment_bytes_max)
+    }
+}
+
+impl Supply {
+    /// The segment that comes into use next.
+    fn first_ready(&self) -> SegmentId {
+        self.ready.front().map_or(self.next, |segment| segment.id)
+    }
+
+    /// Sees to it that segments of at least these lengths are ready, in this order.
+    fn prepare(&mut self, directory: &Directory, identity: Identity, lengths: &[u64]) -> Result<(), LogError> {
+        for (index, length) in lengths.iter().enumerate() {
+            if let Some(segment) = self.ready.get(index) {
+                if segment.bytes >= *length {
+                    continue;
+                }
+                // Too short for a large commit part: it and those behind it are prepared anew, under the same ids.
+                for segment in self.ready.drain(index..).rev() {
+                    let path = directory.segment_path(segment.id);
+                    directory.disk.remove(&path).map_err(directory.failed("remove", &path))?;
+                    self.next = segment.id;
+                }
+            }
+            let segment = directory.prepare_segment(identity.log, self.next, *length).map_err(not_written)?;
+            self.next = segment.id.next();
+            self.ready.push_back(segment);
+        }
+        Ok(())
+    }
+}
+
+impl NotWritten {
+    fn from_io(error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace(error.to_string().into())
+            }
+            _ => Self::Io(error.to_string().into()),
+        }
+    }
+}
+
+/// A segment that could not be prepared: nothing of the append was written.
+fn not_written(error: LogError) -> LogError {
+    match error {
+        LogError::Io { source, .. } => LogError::NotWritten { reason: NotWritten::from_io(&source) },
+        other => other,
+    }
+}
+
+/// Without a manifest there may be what a crash left of a log that was just beginning, and nothing else.
+fn refuse_orphans(directory: &Directory, present: &[SegmentId], generations: &[u64]) -> Result<(), LogError> {
+    let is_beginning = generations.is_empty() && present.iter().all(|id| id.value() == 1);
+    let has_frames = || -> Result<bool, LogError> {
+        let Some(id) = present.first() else { return Ok(false) };
+        let contents = directory.read(&directory.segment_path(*id))?;
+        let frames = contents.get(SEGMENT_HEADER_BYTES as usize..).unwrap_or_default();
+        Ok(frames.iter().any(|byte| *byte != 0))
+    };
+    if is_beginning && !has_frames()? {
+        return Ok(());
+    }
+    let what = "no manifest is readable, though there are segments or manifests".to_owned();
+    let segment = present.first().copied().unwrap_or_default();
+    let (first, last) = (Lsn::ORIGIN.next(), Lsn::ORIGIN.next());
+    Err(crate::error::Damage { what, segment, bytes: 0..0, first, last }.into())
+}
+
+/// Begins a log: its first segment, then its first manifest. A crash between the two leaves a segment without frames.
+fn begin(env: &Env, directory: &Directory, options: &SegmentedOptions) -> Result<Manifest, LogError> {
+    let mut manifest = Manifest::new(LogId::from_bytes(env.entropy.draw()));
+    let first = manifest.first;
+    directory.prepare_segment(manifest.log, first, options.segment_bytes(first)).map_err(not_written)?;
+    manifest.store(directory)?;
+    Ok(manifest)
+}
+
+/// Wakes the maintenance thread: at once when a segment was filled, and when commits come after idleness.
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    wake: Condvar,
+    /// Whether the thread waits without a limit, because nothing is due.
+    is_idle: AtomicBool,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.wake.notify_one();
+    }
+
+    fn ring_if_idle(&self) {
+        if self.is_idle.swap(false, Ordering::AcqRel) {
+            self.ring();
+        }
+    }
+
+    /// Waits until it is rung, or for `limit` where there is one.
+    fn wait(&self, limit: Option<Duration>) {
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*rung {
+            match limit {
+                Some(limit) => {
+                    let (guard, timeout) = self.wake.wait_timeout(rung, limit).unwrap_or_else(PoisonError::into_inner);
+                    rung = guard;
+                    if timeout.timed_out() {
+                        break;
+                    }
+                }
+                None => rung = self.wake.wait(rung).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+        *rung = false;
+    }
+}
+
+/// The thread that maintains a log; dropping it stops it.
+struct Maintenance {
+    is_stopping: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Maintenance {
+    fn start(shared: &Arc<Shared>) -> Self {
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let (state, stop) = (Arc::clone(shared), Arc::clone(&is_stopping));
+        let thread = std::thread::Builder::new().name("highwater-log".to_owned());
+        let thread = thread.spawn(move || maintain_until(&state, &stop));
+        if let Err(error) = &thread {
+            tracing::error!(%error, "no thread maintains the log: segments are prepared while commits wait");
+        }
+        Self { is_stopping, shared: Arc::clone(shared), thread: thread.ok() }
+    }
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.shared.bell.ring();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn maintain_until(shared: &Shared, is_stopping: &AtomicBool) {
+    while !is_stopping.load(Ordering::Acquire) {
+        let outcome = shared.maintain();
+        if let Err(error) = &outcome {
+            tracing::warn!(%error, "the log could not be maintained, trying again");
+        }
+        if matches!(outcome, Err(LogError::Poisoned { .. })) {
+            return;
+        }
+        shared.bell.is_idle.store(true, Ordering::Release);
+        // Announced before the look, so that a sync in between rings.
+        let is_idle = outcome.is_ok() && shared.has_told_all();
+        shared.bell.wait((!is_idle).then_some(MARK_AFTER_IDLE));
+        shared.bell.is_idle.store(false, Ordering::Release);
+    }
+}
+
+const MARK_AFTER_IDLE: Duration = Duration::from_millis(50);

@@ -1,0 +1,155 @@
+//! The manifest: what is known of the log's directory as a whole, and a witness of what was durable.
+//!
+//! ```text
+//! manifest := "highwater log manifest crc32c=" 8 hexadecimal digits "\n" JSON
+//! ```
+//!
+//! Written to a temporary file, synced, renamed, its directory synced; the two generations before it are kept. The checksum covers
+//! the JSON. Falling back to an older generation is safe: it claims less, and what it does not claim is found by looking.
+
+use serde::{Deserialize, Serialize};
+
+use super::directory::{Directory, FORMAT_VERSION};
+use crate::env::Access;
+use crate::error::LogError;
+use crate::position::{Epoch, LogId, Lsn, SegmentId};
+
+/// What the manifest says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Manifest {
+    /// The directory's format version.
+    pub(super) version: u32,
+    /// Rises with each manifest written.
+    pub(super) generation: u64,
+    /// The log's identity.
+    pub(super) log: LogId,
+    /// The log that this one was opened from as a backup, and the LSN up to which that one's cursors hold here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parent: Option<Parent>,
+    /// The opening that wrote it.
+    pub(super) epoch: Epoch,
+    /// The first segment that is kept.
+    pub(super) first: SegmentId,
+    /// Commits up to here are trimmed away.
+    pub(super) trimmed: Lsn,
+    /// The last segment known to be sealed, with its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sealed: Option<Sealed>,
+    /// The segment in use when this was written: it and all before it exist.
+    pub(super) active: SegmentId,
+    /// After a clean close: where the log ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) clean: Option<Lsn>,
+}
+
+/// Where a log came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Parent {
+    pub(super) log: LogId,
+    pub(super) lsn: Lsn,
+}
+
+/// The end of a sealed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sealed {
+    pub(super) segment: SegmentId,
+    /// The last commit complete at its end.
+    pub(super) lsn: Lsn,
+    /// The footer's checksum, which the next segment's first frame carries.
+    pub(super) checksum: u32,
+    /// Where it ends within the next commit: the number of the part that comes next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) next_part: Option<u32>,
+}
+
+impl Manifest {
+    pub(super) fn new(log: LogId) -> Self {
+        Self {
+            version: FORMAT_VERSION,
+            generation: 0,
+            log,
+            parent: None,
+            epoch: Epoch::default(),
+            first: SegmentId::new(1),
+            trimmed: Lsn::ORIGIN,
+            sealed: None,
+            active: SegmentId::new(1),
+            clean: None,
+        }
+    }
+
+    /// Reads the newest manifest that is whole; `None` when there is no manifest at all.
+    pub(super) fn load(directory: &Directory, generations: &[u64]) -> Result<Option<Self>, LogError> {
+        for generation in generations.iter().rev() {
+            let path = directory.manifest_path(*generation);
+            let bytes = directory.read(&path)?;
+            match Self::decode(&bytes) {
+                Ok(manifest) if manifest.generation == *generation => return Ok(Some(manifest)),
+                Err(DecodeError::Newer(found)) => {
+                    return Err(LogError::Newer { path, found: format!("format {found}"), known: FORMAT_VERSION });
+                }
+                Ok(_) | Err(DecodeError::Invalid) => {
+                    tracing::warn!(path = %path.display(), "the manifest is damaged, falling back to the one before it");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes the next generation, durably, and removes the one that is three back.
+    pub(super) fn store(&mut self, directory: &Directory) -> Result<(), LogError> {
+        let mut next = self.clone();
+        next.generation += 1;
+        let (temporary, path) = (directory.temporary_path(), directory.manifest_path(next.generation));
+        // A temporary file is left behind by a crash or a failed attempt.
+        let _ = directory.disk.remove(&temporary);
+        let file = directory.open(&temporary, Access::CreateNew)?;
+        file.write_at(&next.encode(), 0).map_err(directory.failed("write", &temporary))?;
+        file.sync_data().map_err(directory.failed("sync", &temporary))?;
+        directory.disk.rename(&temporary, &path).map_err(directory.failed("rename", &temporary))?;
+        directory.sync()?;
+        if let Some(old) = next.generation.checked_sub(GENERATIONS_KEPT) {
+            // Best effort: an older manifest does no harm.
+            let _ = directory.disk.remove(&directory.manifest_path(old));
+        }
+        *self = next;
+        Ok(())
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let json = serde_json::to_string(self).expect("a manifest has a JSON form");
+        format!("{PREAMBLE}{:08x}\n{json}", crc32c::crc32c(json.as_bytes())).into_bytes()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let invalid = DecodeError::Invalid;
+        let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Invalid)?;
+        let (checksum, json) = text.strip_prefix(PREAMBLE).and_then(|rest| rest.split_once('\n')).ok_or(invalid)?;
+        if checksum != format!("{:08x}", crc32c::crc32c(json.as_bytes())) {
+            return Err(DecodeError::Invalid);
+        }
+        let Version { version } = serde_json::from_str(json).map_err(|_| DecodeError::Invalid)?;
+        if version != FORMAT_VERSION {
+            return Err(DecodeError::Newer(version));
+        }
+        serde_json::from_str(json).map_err(|_| DecodeError::Invalid)
+    }
+}
+
+/// Why bytes are no manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DecodeError {
+    Invalid,
+    Newer(u32),
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+const PREAMBLE: &str = "highwater log manifest crc32c=";
+const GENERATIONS_KEPT: u64 = 3;

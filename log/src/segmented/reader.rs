@@ -1,0 +1,196 @@
+//! Reading commits back: from memory at the tail, from the segments' files before it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Shared;
+use super::directory::SEGMENT_HEADER_BYTES;
+use super::index::Place;
+use crate::chain::{Chain, Link};
+use crate::commit::EncodedCommit;
+use crate::commit_log::CommitSource;
+use crate::env::{Access, DiskFile};
+use crate::error::{Damage, LogError};
+use crate::frame::{self, CheckedHeader, FRAME_HEADER_BYTES, FrameError};
+use crate::position::{Lsn, SegmentId};
+
+/// Fetches commits for one reader.
+pub(super) struct SegmentSource {
+    shared: Arc<Shared>,
+    cursor: Option<Cursor>,
+}
+
+impl SegmentSource {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, cursor: None }
+    }
+}
+
+impl CommitSource for SegmentSource {
+    fn fetch(&mut self, lsn: Lsn) -> Result<Arc<EncodedCommit>, LogError> {
+        if let Some(commit) = self.shared.tail().find(lsn) {
+            self.cursor = None;
+            return Ok(commit);
+        }
+        let cursor = match &mut self.cursor {
+            Some(cursor) if cursor.chain.complete().next() == lsn => cursor,
+            _ => self.cursor.insert(self.shared.seek(lsn)?),
+        };
+        loop {
+            let commit = cursor.next_commit(&self.shared, lsn)?;
+            if commit.lsn() == lsn {
+                return Ok(Arc::new(commit));
+            }
+        }
+    }
+}
+
+/// A place in the segments' files, moving forward.
+struct Cursor {
+    segment: SegmentId,
+    file: Arc<dyn DiskFile>,
+    offset: u64,
+    chain: Chain,
+    /// Bytes of the file read ahead, and where they begin.
+    ahead: Bytes,
+    ahead_at: u64,
+}
+
+impl Cursor {
+    fn open(shared: &Shared, segment: SegmentId, offset: u64, chain: Chain) -> Result<Self, LogError> {
+        let file = shared.directory.open(&shared.directory.segment_path(segment), Access::Read)?;
+        Ok(Self { segment, file, offset, chain, ahead: Bytes::new(), ahead_at: 0 })
+    }
+
+    /// The next commit whose frames are all there. `wanted` is durable: everything up to it must be readable.
+    fn next_commit(&mut self, shared: &Shared, wanted: Lsn) -> Result<EncodedCommit, LogError> {
+        let mut parts = Vec::new();
+        loop {
+            let damaged = |cursor: &Self, what: &str| {
+                let bytes = cursor.offset..cursor.offset + FRAME_HEADER_BYTES as u64;
+                let first = cursor.chain.next_lsn();
+                LogError::from(Damage { what: what.to_owned(), segment: cursor.segment, bytes, first, last: wanted })
+            };
+            let checked = match self.header(shared)? {
+                Ok(checked) => checked,
+                Err(FrameError::Newer { what, found }) => {
+                    let path = shared.directory.segment_path(self.segment);
+                    let found = format!("{what} {found} of a frame");
+                    return Err(LogError::Newer { path, found, known: u32::from(frame::FRAME_VERSION) });
+                }
+                Err(error) => return Err(damaged(self, &error.to_string())),
+            };
+            let header = checked.header;
+            if header.segment != self.segment {
+                return Err(damaged(self, "a frame of another segment"));
+            }
+            let payload = self.bytes(shared, self.offset + FRAME_HEADER_BYTES as u64, header.payload_bytes as usize)?;
+            if payload.len() < header.payload_bytes as usize {
+                return Err(damaged(self, "a frame beyond the segment's end"));
+            }
+            checked.check_payload(&payload).map_err(|error| damaged(self, &error.to_string()))?;
+            let complete = self.chain.complete();
+            let link = self.chain.follow(&header, checked.checksum).map_err(|rule| damaged(self, rule))?;
+            if let Link::Begins { .. } = link {
+                shared.index().learn(self.segment, Place { complete, offset: self.offset });
+            }
+            self.offset += header.frame_bytes();
+            let is_complete = match link {
+                Link::Begins { is_complete } => {
+                    parts.clear();
+                    is_complete
+                }
+                Link::Continues { is_complete } => is_complete,
+                Link::Foreign | Link::Mark => continue,
+                Link::Seal => {
+                    let chain = self.chain.clone();
+                    *self = Self::open(shared, self.segment.next(), SEGMENT_HEADER_BYTES, chain)?;
+                    continue;
+                }
+            };
+            parts.push(payload);
+            if is_complete {
+                return Ok(EncodedCommit::from_parts(header.lsn, parts));
+            }
+        }
+    }
+
+    fn header(&mut self, shared: &Shared) -> Result<Result<CheckedHeader, FrameError>, LogError> {
+        let bytes = self.bytes(shared, self.offset, FRAME_HEADER_BYTES)?;
+        Ok(frame::decode_header(shared.identity.seed, self.offset, &bytes))
+    }
+
+    /// `count` bytes at `offset`, fewer at the file's end; they share the memory of what was read ahead.
+    fn bytes(&mut self, shared: &Shared, offset: u64, count: usize) -> Result<Bytes, LogError> {
+        let is_ahead = |cursor: &Self| {
+            let start = offset.checked_sub(cursor.ahead_at).and_then(|start| usize::try_from(start).ok())?;
+            (start + count <= cursor.ahead.len()).then_some(start)
+        };
+        if let Some(start) = is_ahead(self) {
+            return Ok(self.ahead.slice(start..start + count));
+        }
+        // Nothing beyond the durable end is kept: it may be taken back and written anew.
+        let stable = shared.durable_bytes(self.segment).saturating_sub(offset);
+        let wanted = count.max(READ_AHEAD_BYTES).min(usize::try_from(stable).unwrap_or(usize::MAX));
+        let mut ahead = vec![0; wanted];
+        let path = shared.directory.segment_path(self.segment);
+        let read = self.file.read_at(&mut ahead, offset).map_err(shared.directory.failed("read", &path))?;
+        ahead.truncate(read);
+        (self.ahead, self.ahead_at) = (Bytes::from(ahead), offset);
+        Ok(self.ahead.slice(..count.min(read)))
+    }
+}
+
+impl Shared {
+    /// A cursor from which reading on meets commit `lsn`, which is durable.
+    fn seek(&self, lsn: Lsn) -> Result<Cursor, LogError> {
+        let (first, active) = (self.first_segment().value(), self.active_segment().value());
+        // The last segment that begins before the commit: their beginnings rise.
+        let (mut low, mut high) = (first, active + 1);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match self.beginning(SegmentId::new(middle))? {
+                Some(place) if place.complete < lsn => low = middle,
+                _ => high = middle,
+            }
+        }
+        let segment = SegmentId::new(low);
+        let nearest = self.index().nearest(segment, lsn);
+        let place = match nearest {
+            Some(place) => place,
+            None => self
+                .beginning(segment)?
+                .filter(|place| place.complete < lsn)
+                .ok_or(LogError::BelowRetained { after: lsn.previous(), earliest: self.earliest() })?,
+        };
+        Cursor::open(self, segment, place.offset, Chain::joining(place.complete))
+    }
+
+    /// Where a segment's frames begin; `None` when it has none.
+    fn beginning(&self, segment: SegmentId) -> Result<Option<Place>, LogError> {
+        if let Some(place) = self.index().first_of(segment).filter(|place| place.offset == SEGMENT_HEADER_BYTES) {
+            return Ok(Some(place));
+        }
+        if self.durable_bytes(segment) <= SEGMENT_HEADER_BYTES {
+            return Ok(None);
+        }
+        let mut cursor = Cursor::open(self, segment, SEGMENT_HEADER_BYTES, Chain::joining(Lsn::ORIGIN))?;
+        match cursor.header(self)? {
+            Ok(checked) => {
+                let complete = Chain::complete_before(&checked.header);
+                let place = Place { complete, offset: SEGMENT_HEADER_BYTES };
+                self.index().learn(segment, place);
+                Ok(Some(place))
+            }
+            Err(FrameError::Blank) => Ok(None),
+            Err(error) => {
+                let bytes = SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + FRAME_HEADER_BYTES as u64;
+                let lsn = self.earliest();
+                Err(Damage { what: error.to_string(), segment, bytes, first: lsn, last: lsn }.into())
+            }
+        }
+    }
+}
+
+const READ_AHEAD_BYTES: usize = 256 * 1024;

@@ -1,0 +1,282 @@
+//! Finding where a log ends, after whatever happened to it.
+//!
+//! At the first bad frame there are two explanations. Either a group was being written when the power went: its pages reach the
+//! medium in any order, so whole frames may stand behind a torn one, and none of it was acknowledged. Or bytes that were synced
+//! have changed. What tells them apart is `synced lsn`: a frame that was written after the sync that covered the bad one says so,
+//! and so do witnesses outside (the manifest, what a materializer has applied). Then the log refuses to open. Otherwise it is cut
+//! after its last complete commit.
+//!
+//! What is cut was never acknowledged; what is kept is written again in place and synced before it counts as durable, because
+//! after a kill it may lie in the page cache only.
+
+use std::ops::Range;
+
+use super::directory::{Directory, Identity, SEGMENT_HEADER_BYTES, SegmentHeader, check_segment_header, zero};
+use super::manifest::{Manifest, Sealed};
+use super::scan::{Boundary, Scan, Stop, headers_from, scan};
+use crate::chain::Chain;
+use crate::env::Access;
+use crate::error::{Damage, LogError};
+use crate::position::{Epoch, Lsn, SegmentId};
+
+/// Where a log ends, and what is to be done before it may go on.
+#[derive(Debug)]
+pub(super) struct Tail {
+    /// The last complete commit.
+    pub(super) complete: Lsn,
+    /// The highest synced LSN that a frame tells.
+    pub(super) synced: Lsn,
+    /// The highest epoch of a frame.
+    pub(super) epoch: Epoch,
+    /// The segments looked at, rising: those that the manifest does not call sealed and that have a valid header.
+    pub(super) segments: Vec<TailSegment>,
+    /// Where writing goes on; `None` when the last segment with frames is sealed, or there is none.
+    pub(super) active: Option<Active>,
+    /// The last sealed segment.
+    pub(super) sealed: Option<Sealed>,
+    /// Files that hold nothing: segments whose preparation was interrupted.
+    pub(super) unusable: Vec<SegmentId>,
+}
+
+/// A segment that was looked at.
+#[derive(Debug)]
+pub(super) struct TailSegment {
+    pub(super) id: SegmentId,
+    pub(super) bytes: u64,
+    /// Where each commit begins that begins here and is kept.
+    pub(super) commits: Vec<(Lsn, u64)>,
+    /// What to write again, so that it is durable for certain.
+    pub(super) rewrite: Range<u64>,
+    /// What to overwrite with zeros.
+    pub(super) clear: Range<u64>,
+}
+
+/// Where writing goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Active {
+    pub(super) id: SegmentId,
+    pub(super) at: Boundary,
+}
+
+/// How the end is judged; anything but [`Judgement::Specified`] is a defect, kept to show that the tests find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// As the module's head says.
+    Specified,
+    /// Any valid frame behind a bad one is taken for damage.
+    #[cfg(test)]
+    RefusesAtAnyLaterFrame,
+    /// The log is cut at the first bad frame without another look.
+    #[cfg(test)]
+    CutsAtTheFirstBadFrame,
+}
+
+/// Looks at the segments behind the last one that the manifest calls sealed, and says where the log ends.
+///
+/// `witness` is the highest LSN that anything outside the log proves to have been durable.
+pub(super) fn find_tail(
+    directory: &Directory,
+    identity: Identity,
+    manifest: &Manifest,
+    present: &[SegmentId],
+    witness: Lsn,
+    judgement: Judgement,
+) -> Result<Tail, LogError> {
+    let mut seen = load(directory, identity, manifest, present)?;
+    let sealed_lsn = manifest.sealed.map_or(manifest.trimmed, |sealed| sealed.lsn);
+    let mut tail = Tail {
+        complete: sealed_lsn,
+        synced: sealed_lsn,
+        epoch: manifest.epoch,
+        segments: Vec::new(),
+        active: None,
+        sealed: manifest.sealed,
+        unusable: std::mem::take(&mut seen.unusable),
+    };
+    let proven = witness.max(manifest.clean.unwrap_or(Lsn::ORIGIN)).max(sealed_lsn);
+    let last = seen.segments.iter().rposition(|segment| segment.has_frames);
+    let mut chain = match manifest.sealed {
+        Some(sealed) => Chain::after(sealed.checksum, sealed.lsn, sealed.next_part),
+        None => Chain::after(0, manifest.trimmed, None),
+    };
+    for (index, segment) in seen.segments.iter().enumerate() {
+        let is_last = Some(index) == last;
+        if last.is_none_or(|last| index > last) {
+            let clear = SEGMENT_HEADER_BYTES..segment.last_used_byte();
+            tail.segments.push(segment.outcome(Vec::new(), 0..0, clear));
+            continue;
+        }
+        let scan = scan(identity, segment.id, &segment.contents, chain.clone(), |_, _, _, _| {});
+        if let Stop::Newer { what, found } = scan.stop {
+            let found = format!("{what} {found} of a frame");
+            let path = directory.segment_path(segment.id);
+            return Err(LogError::Newer { path, found, known: u32::from(crate::frame::FRAME_VERSION) });
+        }
+        judge(identity, segment, &scan, is_last, proven, judgement)?;
+        tail.epoch = tail.epoch.max(scan.chain.epoch());
+        tail.complete = scan.chain.complete();
+        tail.synced = scan.chain.synced();
+        let kept = if scan.stop == Stop::Sealed { scan.end } else { scan.boundary.offset };
+        // Only the last segment may hold what was never synced: one is synced before the next is used. It is written again from the
+        // last commit known to be synced, and so with the marks behind that, which later frames are chained to.
+        let synced = scan.chain.synced().max(manifest.clean.unwrap_or(Lsn::ORIGIN));
+        let known = scan.commits.iter().rev().find(|(lsn, offset)| *lsn <= synced && *offset < kept);
+        let unsynced_from = known.map_or(SEGMENT_HEADER_BYTES, |(_, offset)| *offset);
+        let rewrite = if is_last { unsynced_from..kept } else { 0..0 };
+        let commits = scan.commits.iter().copied().filter(|(_, offset)| *offset < kept).collect();
+        let clear = if is_last { kept..segment.last_used_byte().max(kept) } else { 0..0 };
+        tail.segments.push(segment.outcome(commits, rewrite, clear));
+        if scan.stop == Stop::Sealed {
+            let (lsn, checksum, next_part) = (scan.chain.complete(), scan.chain.checksum(), scan.chain.next_part());
+            tail.sealed = Some(Sealed { segment: segment.id, lsn, checksum, next_part });
+        } else {
+            tail.active = Some(Active { id: segment.id, at: scan.boundary });
+        }
+        chain = scan.chain;
+    }
+    if proven > tail.complete {
+        let segment = seen.segments.last().map_or(manifest.active, |segment| segment.id);
+        let what = "commits that were durable are missing at the end".to_owned();
+        return Err(Damage { what, segment, bytes: 0..0, first: tail.complete.next(), last: proven }.into());
+    }
+    Ok(tail)
+}
+
+/// Does what [`find_tail`] found to be necessary. Interrupted at any point, the next opening finds the same tail.
+pub(super) fn settle(directory: &Directory, tail: &Tail) -> Result<(), LogError> {
+    for segment in &tail.segments {
+        if segment.rewrite.is_empty() && segment.clear.is_empty() {
+            continue;
+        }
+        let path = directory.segment_path(segment.id);
+        let file = directory.open(&path, Access::ReadWrite)?;
+        let mut bytes = vec![0; (segment.rewrite.end - segment.rewrite.start) as usize];
+        file.read_at(&mut bytes, segment.rewrite.start).map_err(directory.failed("read", &path))?;
+        file.write_at(&bytes, segment.rewrite.start).map_err(directory.failed("write", &path))?;
+        zero(&*file, segment.clear.start, segment.clear.end).map_err(directory.failed("clear", &path))?;
+        file.sync_data().map_err(directory.failed("sync", &path))?;
+    }
+    for id in &tail.unusable {
+        let path = directory.segment_path(*id);
+        directory.disk.remove(&path).map_err(directory.failed("remove", &path))?;
+    }
+    directory.sync()
+}
+
+struct Seen {
+    segments: Vec<Loaded>,
+    unusable: Vec<SegmentId>,
+}
+
+struct Loaded {
+    id: SegmentId,
+    contents: Vec<u8>,
+    has_frames: bool,
+}
+
+impl Loaded {
+    /// Where the last byte that is not zero ends.
+    fn last_used_byte(&self) -> u64 {
+        let used = self.contents.iter().rposition(|byte| *byte != 0).map_or(0, |index| index as u64 + 1);
+        used.max(SEGMENT_HEADER_BYTES)
+    }
+
+    fn outcome(&self, commits: Vec<(Lsn, u64)>, rewrite: Range<u64>, clear: Range<u64>) -> TailSegment {
+        TailSegment { id: self.id, bytes: self.contents.len() as u64, commits, rewrite, clear }
+    }
+}
+
+/// Reads the segments behind the manifest's last sealed one, and checks that none is missing.
+fn load(
+    directory: &Directory,
+    identity: Identity,
+    manifest: &Manifest,
+    present: &[SegmentId],
+) -> Result<Seen, LogError> {
+    let sealed = manifest.sealed.map_or(manifest.first.value() - 1, |sealed| sealed.segment.value());
+    let missing = |id: u64, newest: SegmentId| {
+        let what = format!("the file is missing, though segment {newest} exists or was in use");
+        let first = manifest.trimmed.next();
+        Damage { what, segment: SegmentId::new(id), bytes: 0..0, first, last: first }
+    };
+    let newest = present.last().copied().unwrap_or_default();
+    for id in manifest.first.value()..=sealed.max(manifest.active.value()) {
+        if present.binary_search(&SegmentId::new(id)).is_err() {
+            return Err(missing(id, manifest.active).into());
+        }
+    }
+    let mut seen = Seen { segments: Vec::new(), unusable: Vec::new() };
+    for id in present.iter().copied().filter(|id| id.value() > sealed) {
+        let contents = directory.read(&directory.segment_path(id))?;
+        let has_frames = headers_from(identity, id, &contents, SEGMENT_HEADER_BYTES).next().is_some();
+        if has_frames && !seen.unusable.is_empty() {
+            return Err(missing(seen.unusable[0].value(), id).into());
+        }
+        match check_segment_header(directory, identity.log, id, &contents)? {
+            Ok(SegmentHeader { bytes, .. }) => {
+                let mut contents = contents;
+                contents.truncate(bytes as usize);
+                seen.segments.push(Loaded { id, contents, has_frames });
+            }
+            // A preparation that was interrupted, or an unused file that was damaged: nothing is in it.
+            Err(_) if !has_frames => seen.unusable.push(id),
+            Err(what) => {
+                let bytes = 0..contents.len() as u64;
+                let lsns: Vec<_> =
+                    headers_from(identity, id, &contents, SEGMENT_HEADER_BYTES).map(|(_, h)| h.lsn).collect();
+                let (first, last) = (lsns.iter().min(), lsns.iter().max());
+                let (first, last) = (*first.unwrap_or(&Lsn::ORIGIN), *last.unwrap_or(&Lsn::ORIGIN));
+                return Err(Damage { what: what.to_owned(), segment: id, bytes, first, last }.into());
+            }
+        }
+    }
+    let dense = seen.segments.iter().map(|segment| segment.id.value()).zip(sealed + 1..);
+    if let Some((id, expected)) = { dense }.find(|(id, expected)| id != expected)
+        && seen.segments.iter().any(|segment| segment.has_frames && segment.id.value() >= id)
+    {
+        return Err(missing(expected, newest).into());
+    }
+    Ok(seen)
+}
+
+/// Whether the frames of `segment` may end as they do; if not, what is damaged.
+fn judge(
+    identity: Identity,
+    segment: &Loaded,
+    scan: &Scan,
+    is_last: bool,
+    proven: Lsn,
+    judgement: Judgement,
+) -> Result<(), LogError> {
+    if scan.stop == Stop::Sealed {
+        return Ok(());
+    }
+    #[cfg(test)]
+    if judgement == Judgement::CutsAtTheFirstBadFrame && is_last {
+        return Ok(());
+    }
+    let lost = scan.chain.next_lsn();
+    let later = || headers_from(identity, segment.id, &segment.contents, scan.end + 1);
+    let told = later().map(|(_, header)| header.synced).max().unwrap_or(Lsn::ORIGIN);
+    let is_damage = match judgement {
+        Judgement::Specified => told >= lost || proven >= lost,
+        #[cfg(test)]
+        Judgement::RefusesAtAnyLaterFrame => later().next().is_some() || proven >= lost,
+        #[cfg(test)]
+        Judgement::CutsAtTheFirstBadFrame => false,
+    };
+    if is_last && !is_damage {
+        return Ok(());
+    }
+    let what = match &scan.stop {
+        Stop::Bad(what) => (*what).to_owned(),
+        Stop::Blank => "zeros where commits were".to_owned(),
+        Stop::Newer { .. } | Stop::Sealed => unreachable!("both were dealt with"),
+    };
+    let what = if is_last { what } else { format!("{what}, in a segment that was sealed") };
+    let end =
+        later().map(|(offset, _)| offset).find(|offset| *offset > scan.end).unwrap_or(segment.contents.len() as u64);
+    let damage =
+        Damage { what, segment: segment.id, bytes: scan.end..end, first: lost, last: told.max(proven).max(lost) };
+    Err(damage.into())
+}
