@@ -115,6 +115,21 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Bytes of its images.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        match self {
+            Self::Catalog { entry, .. } => entry.as_ref().map_or(0, Bytes::len),
+            Self::Truncate { entry, .. } => entry.len(),
+            Self::Insert { after, .. } => after.len(),
+            Self::Update { before, changed, .. } => before.len() + changed.len(),
+            Self::Delete { before, .. } => before.len(),
+            Self::Position { of, position } => of.len() + position.len(),
+        }
+    }
+}
+
 /// Commits handed to the log together; they share a sync and nothing else.
 #[derive(Clone, Debug, Default)]
 pub struct Group {

@@ -17,6 +17,7 @@ pub mod position;
 pub mod row;
 pub mod schema;
 mod segmented;
+pub mod sequencer;
 mod tail;
 pub mod value;
 

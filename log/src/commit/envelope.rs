@@ -215,8 +215,7 @@ fn decode_change(part: &Bytes, change: &ArchivedChangeV1) -> Result<Change, Enve
 fn changes_of_one_part(changes: &[Change]) -> Result<usize, EnvelopeError> {
     let mut part_bytes = 0;
     for (index, change) in changes.iter().enumerate() {
-        let (_, _, _, before, after) = fields(change);
-        let bytes = before.len() + after.len();
+        let bytes = change.byte_len();
         if bytes + PART_OVERHEAD_BYTES > PART_BYTES_MAX {
             return Err(EnvelopeError::ChangeTooLarge { bytes });
         }

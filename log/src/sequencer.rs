@@ -1,0 +1,620 @@
+//! The sequencer: the single owner of the order of commits.
+//!
+//! ```text
+//!  writers ──(1) resolve──▶ keeper of the rows: what do you know of these keys?
+//!     │
+//!     └─────(2) accept───▶ core (under a lock, no I/O): conditions against answers and recent writes → stamp
+//!                            │ pending
+//!                            ▼
+//!  one thread: (3) append the group ─▶ (4) one sync ─▶ (5) apply ─▶ (6) visible moves ─▶ (7) replies
+//! ```
+//!
+//! While a group is being synced, the next one gathers. A stamp is provisional until its group is durable: when a group provably was
+//! not written, it and everything accepted after it end *not committed*, and their LSNs are given again.
+
+mod core;
+#[cfg(test)]
+mod tests;
+mod window;
+mod write_set;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
+
+use self::core::{Answer, Core, Objection, Resolved};
+use crate::commit::{Commit, EncodedCommit, EnvelopeError, Group, ProducerId, decode_part};
+use crate::commit_log::CommitLog;
+use crate::env::Clock;
+use crate::error::LogError;
+use crate::position::{CommitTime, Lsn, RowId, StorageId};
+
+pub use self::core::{RecentSequences, Refusal, SEQUENCES_KEPT, Stamp};
+pub use self::write_set::{
+    CATALOG_SPACE, Durability, KeyName, KeyRange, KeyWrite, Precondition, WriteSet, catalog_key,
+};
+
+/// A buffered commit is synced at most this much later.
+pub const BUFFERED_DELAY_MAX: Duration = Duration::from_millis(10);
+
+/// Who keeps the rows and knows the versions of their keys.
+pub trait Keeper: Send + Sync + 'static {
+    /// Up to which commit it can answer: what it has applied.
+    fn applied(&self) -> Lsn;
+
+    /// The commit at or below `at` that wrote the key last; `None` when the key does not exist at `at`.
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    fn version(&self, space: StorageId, key: &[u8], at: Lsn) -> Result<Option<Lsn>, KeeperError>;
+
+    /// The first `limit` keys of the range that exist at `at`, rising.
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    fn keys(&self, space: StorageId, range: &KeyRange, at: Lsn, limit: usize) -> Result<Vec<Bytes>, KeeperError>;
+
+    /// The producer's newest [`SEQUENCES_KEPT`] sequences at `at`, with their commits.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn sequences(&self, producer: ProducerId, at: Lsn) -> Result<RecentSequences, KeeperError>;
+}
+
+/// What makes commits visible: the fold in the commit pipeline.
+pub trait Applier: Send + 'static {
+    /// Applies commits, in order, the next of those applied before.
+    ///
+    /// # Errors
+    /// When it cannot. How many of the commits it applied is what [`Keeper::applied`] says.
+    fn apply(&mut self, commits: &[Arc<Commit>]) -> Result<(), KeeperError>;
+}
+
+/// The rows could not be read or written.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the rows cannot be used: {0}")]
+pub struct KeeperError(pub Arc<str>);
+
+/// Bounds of a sequencer.
+#[derive(Clone, Debug)]
+pub struct SequencerOptions {
+    /// A larger write set is refused.
+    pub transaction_bytes_max: usize,
+    /// Bytes of write sets that may wait for the log; who comes then waits before being accepted.
+    pub pending_bytes_max: usize,
+    /// How many applied writes are remembered for conditions on ranges.
+    pub window_entries_max: usize,
+}
+
+impl Default for SequencerOptions {
+    fn default() -> Self {
+        Self {
+            transaction_bytes_max: 1024 * 1024 * 1024,
+            pending_bytes_max: 64 * 1024 * 1024,
+            window_entries_max: 256 * 1024,
+        }
+    }
+}
+
+/// A commit that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its place.
+    pub lsn: Lsn,
+    /// The row id of its first inserted row; further inserts count on.
+    pub first_row: Option<RowId>,
+    /// Whether an earlier attempt of the same producer and sequence is what was found.
+    pub is_duplicate: bool,
+}
+
+/// The answer to a write set that was accepted.
+#[derive(Debug)]
+pub enum Acknowledgement {
+    /// Durable and visible.
+    Committed(Receipt),
+    /// In the buffer; the future tells what becomes of it.
+    Buffered(oneshot::Receiver<Result<Receipt, CommitError>>),
+}
+
+/// Why a write set did not end as a visible commit.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// It did not happen: a condition does not hold.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It did not happen: the write set is too large.
+    #[error("a transaction of {bytes} bytes is larger than transaction_bytes_max ({max})")]
+    TooLarge {
+        /// Its bytes.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// It did not happen: the log could not be written. Retry when the cause is gone.
+    #[error("not committed: {cause}")]
+    NotCommitted {
+        /// Why.
+        cause: Arc<str>,
+    },
+    /// It may have happened. Retry with the same producer and sequence after the database was opened again.
+    #[error("outcome unknown: {cause}")]
+    Unknown {
+        /// Why.
+        cause: Arc<str>,
+    },
+    /// It happened, and cannot be read yet. Don't retry.
+    #[error("committed at lsn {lsn}, not yet readable: {cause}")]
+    NotYetReadable {
+        /// Its place.
+        lsn: Lsn,
+        /// Why.
+        cause: Arc<str>,
+    },
+    /// It did not happen: the database accepts no writes now.
+    #[error("no writes are accepted: {cause}")]
+    Stopped {
+        /// Why.
+        cause: Arc<str>,
+    },
+}
+
+/// The sequencer of a log. Cheap to clone; the commit thread ends when the last clone is dropped or with [`Sequencer::stop`].
+#[derive(Clone)]
+pub struct Sequencer {
+    shared: Arc<Shared>,
+    _thread: Option<Arc<CommitThread>>,
+}
+
+struct Shared {
+    log: Arc<dyn CommitLog>,
+    keeper: Arc<dyn Keeper>,
+    clock: Arc<dyn Clock>,
+    options: SequencerOptions,
+    state: Mutex<State>,
+    /// Something is pending, or the state has changed.
+    wake: Condvar,
+    /// Room for pending bytes, in units of [`ROOM_UNIT_BYTES`].
+    room: Semaphore,
+    visible: watch::Sender<Lsn>,
+}
+
+struct State {
+    core: Core,
+    pending: Vec<Pending>,
+    /// Retries of commits that are not visible yet: they are answered with the first attempt.
+    retries: Vec<(Lsn, oneshot::Sender<Outcome>)>,
+    /// When the oldest buffered commit came, if no synced one is pending.
+    buffered_since: Option<Duration>,
+    is_sync_wanted: bool,
+    stopped: Option<Arc<str>>,
+    is_closing: bool,
+}
+
+struct Pending {
+    commit: Arc<Commit>,
+    first_row: Option<RowId>,
+    reply: oneshot::Sender<Outcome>,
+    room: usize,
+}
+
+impl Sequencer {
+    /// Starts the sequencer behind what `keeper` has applied, which must be everything durable in `log`. The commit thread runs
+    /// until the last clone is dropped.
+    ///
+    /// # Errors
+    /// [`LogError`] when the last commit cannot be read.
+    pub fn start(
+        log: Arc<dyn CommitLog>,
+        keeper: Arc<dyn Keeper>,
+        applier: Box<dyn Applier>,
+        clock: Arc<dyn Clock>,
+        options: SequencerOptions,
+    ) -> Result<Self, LogError> {
+        let (sequencer, mut pipeline) = Self::without_thread(log, keeper, applier, clock, options)?;
+        let thread = std::thread::Builder::new().name("highwater-commit".to_owned());
+        let thread = thread.spawn(move || while pipeline.wait_and_commit() {}).map_err(|source| LogError::Io {
+            action: "start the thread of",
+            path: "the sequencer".into(),
+            source,
+        })?;
+        let thread = CommitThread { shared: Arc::clone(&sequencer.shared), thread: Some(thread) };
+        Ok(Self { _thread: Some(Arc::new(thread)), ..sequencer })
+    }
+
+    /// The sequencer and its pipeline, for a caller that runs the pipeline itself: a simulation.
+    ///
+    /// # Errors
+    /// As [`Sequencer::start`].
+    pub fn without_thread(
+        log: Arc<dyn CommitLog>,
+        keeper: Arc<dyn Keeper>,
+        applier: Box<dyn Applier>,
+        clock: Arc<dyn Clock>,
+        options: SequencerOptions,
+    ) -> Result<(Self, Pipeline), LogError> {
+        let stamp = last_stamp(&*log)?;
+        assert_eq!(keeper.applied(), stamp.lsn, "writes start when everything durable is applied");
+        let state = State {
+            core: Core::new(stamp, options.window_entries_max),
+            pending: Vec::new(),
+            retries: Vec::new(),
+            buffered_since: None,
+            is_sync_wanted: false,
+            stopped: None,
+            is_closing: false,
+        };
+        let shared = Arc::new(Shared {
+            log,
+            keeper,
+            clock,
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            room: Semaphore::new(options.pending_bytes_max.div_ceil(ROOM_UNIT_BYTES)),
+            visible: watch::Sender::new(stamp.lsn),
+            options,
+        });
+        let pipeline = Pipeline { shared: Arc::clone(&shared), applier };
+        Ok((Self { shared, _thread: None }, pipeline))
+    }
+
+    /// The high-water mark: durable and applied. It never goes back.
+    #[must_use]
+    pub fn visible(&self) -> watch::Receiver<Lsn> {
+        self.shared.visible.subscribe()
+    }
+
+    /// Commits a write set. Reads the rows that its conditions name on the calling thread.
+    ///
+    /// Dropping the future before it is ready leaves the outcome open: the write set may be committed.
+    ///
+    /// # Errors
+    /// [`CommitError`]; each says whether it happened.
+    pub async fn commit(&self, set: WriteSet) -> Result<Acknowledgement, CommitError> {
+        let durability = set.durability;
+        let outcome = self.submit(set).await?;
+        if durability == Durability::Buffered {
+            return Ok(Acknowledgement::Buffered(outcome));
+        }
+        let unknown = || CommitError::Unknown { cause: "the commit thread ended".into() };
+        outcome.await.unwrap_or_else(|_| Err(unknown())).map(Acknowledgement::Committed)
+    }
+
+    /// Stops accepting writes, commits what is pending, and ends the commit thread's work.
+    pub fn stop(&self) {
+        let mut state = self.shared.state();
+        state.is_closing = true;
+        state.stopped.get_or_insert_with(|| "the database is closing".into());
+        drop(state);
+        self.shared.wake.notify_all();
+    }
+
+    /// Accepts writes again after the keeper had failed and has caught up with everything durable.
+    ///
+    /// # Panics
+    /// When the keeper has not caught up.
+    pub fn resume(&self) {
+        let mut state = self.shared.state();
+        let durable = *self.shared.log.durable().borrow();
+        assert_eq!(self.shared.keeper.applied(), durable, "writes go on when everything durable is applied");
+        if state.is_closing {
+            return;
+        }
+        state.core.applied_to(durable);
+        state.stopped = None;
+        self.shared.visible.send_replace(durable);
+    }
+
+    /// Has a write set ordered; the answer tells what becomes of it.
+    async fn submit(&self, set: WriteSet) -> Result<oneshot::Receiver<Outcome>, CommitError> {
+        let bytes = set.byte_len();
+        let max = self.shared.options.transaction_bytes_max;
+        let longest = set.changes.iter().map(crate::Change::byte_len).max().unwrap_or(0);
+        if bytes > max || longest > CHANGE_BYTES_MAX {
+            return Err(CommitError::TooLarge { bytes, max: max.min(CHANGE_BYTES_MAX) });
+        }
+        let all = self.shared.options.pending_bytes_max.div_ceil(ROOM_UNIT_BYTES);
+        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES).clamp(1, all)).unwrap_or(u32::MAX);
+        let room = self.shared.room.acquire_many(units).await;
+        let room = room.map_err(|_| CommitError::Stopped { cause: "the database is closing".into() })?;
+        self.shared.accept(set, room)
+    }
+}
+
+/// What becomes of an accepted write set.
+type Outcome = Result<Receipt, CommitError>;
+
+impl State {
+    /// A retry of commit `lsn` is answered at once when that is visible, else with it.
+    fn await_first(&mut self, lsn: Lsn) -> oneshot::Receiver<Outcome> {
+        let (reply, outcome) = oneshot::channel();
+        if lsn <= self.core.applied() {
+            let _ = reply.send(Ok(Receipt { lsn, first_row: None, is_duplicate: true }));
+        } else {
+            self.retries.push((lsn, reply));
+        }
+        outcome
+    }
+
+    fn take_retries(&mut self, is_taken: impl Fn(Lsn) -> bool) -> Vec<(Lsn, oneshot::Sender<Outcome>)> {
+        self.retries.extract_if(.., |(lsn, _)| is_taken(*lsn)).collect()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| {
+            // Somebody panicked in the middle of a decision: what the state says cannot be trusted to decide more.
+            let mut state = poisoned.into_inner();
+            state.stopped.get_or_insert_with(|| "an earlier decision ended in a panic".into());
+            state
+        })
+    }
+
+    fn accept(&self, set: WriteSet, room: SemaphorePermit<'_>) -> Result<oneshot::Receiver<Outcome>, CommitError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let mut resolved = self.resolve(&set)?;
+            let mut state = self.state();
+            if attempt > RESOLUTIONS_WITHOUT_LOCK {
+                // With the lock nothing is applied and forgotten meanwhile, so this one is not stale.
+                resolved = self.resolve(&set)?;
+            }
+            if let Some(cause) = &state.stopped {
+                return Err(CommitError::Stopped { cause: Arc::clone(cause) });
+            }
+            return match state.core.check(&set, &resolved) {
+                Ok(()) => Ok(self.enqueue(state, set, room)),
+                Err(Objection::Duplicate(lsn)) => Ok(state.await_first(lsn)),
+                Err(Objection::Refused(refusal)) => Err(refusal.into()),
+                Err(Objection::Stale) => continue,
+            };
+        }
+    }
+
+    fn enqueue(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        set: WriteSet,
+        room: SemaphorePermit<'_>,
+    ) -> oneshot::Receiver<Outcome> {
+        let is_synced = set.durability == Durability::Synced;
+        let commit = state.core.stamp(set, self.clock.unix_micros());
+        let first_row = commit.changes.iter().find_map(|change| match change {
+            crate::Change::Insert { row, .. } => Some(*row),
+            _ => None,
+        });
+        let (reply, outcome) = oneshot::channel();
+        let is_first = state.pending.is_empty();
+        state.pending.push(Pending { commit: Arc::new(commit), first_row, reply, room: room.num_permits() });
+        room.forget();
+        let wakes = if is_synced {
+            !std::mem::replace(&mut state.is_sync_wanted, true)
+        } else {
+            state.buffered_since.get_or_insert_with(|| self.clock.monotonic());
+            is_first
+        };
+        drop(state);
+        if wakes {
+            self.wake.notify_one();
+        }
+        outcome
+    }
+
+    fn resolve(&self, set: &WriteSet) -> Result<Resolved, CommitError> {
+        let stopped = |error: KeeperError| CommitError::Stopped { cause: error.to_string().into() };
+        let at = self.keeper.applied();
+        let version = |space: StorageId, key: &[u8]| self.keeper.version(space, key, at).map(Answer::Version);
+        let answer = |condition: &Precondition| match condition {
+            Precondition::Absent { space, key }
+            | Precondition::Present { space, key }
+            | Precondition::AtVersion { space, key, .. } => version(*space, key),
+            Precondition::SchemaAt { table, .. } => version(CATALOG_SPACE, &catalog_key(table.value())),
+            Precondition::RangeEmpty { space, range } => {
+                let keys = self.keeper.keys(*space, range, at, RANGE_KEYS_ASKED)?;
+                let is_complete = keys.len() < RANGE_KEYS_ASKED;
+                Ok(Answer::Keys { keys, is_complete })
+            }
+            Precondition::RangeUnchanged { .. } => Ok(Answer::NotAsked),
+        };
+        let answers = set.preconditions.iter().map(answer).collect::<Result<_, _>>().map_err(stopped)?;
+        let sequences = match set.producer {
+            Some(producer) => self.keeper.sequences(producer.producer, at).map_err(stopped)?,
+            None => VecDeque::new(),
+        };
+        Ok(Resolved { at, answers, sequences })
+    }
+}
+
+/// The one who appends, syncs, applies and replies.
+pub struct Pipeline {
+    shared: Arc<Shared>,
+    applier: Box<dyn Applier>,
+}
+
+impl Pipeline {
+    /// Commits what is pending, if anything is; returns how many commits ended, well or badly.
+    pub fn commit_pending(&mut self) -> usize {
+        let pending = {
+            let mut state = self.shared.state();
+            state.is_sync_wanted = false;
+            state.buffered_since = None;
+            std::mem::take(&mut state.pending)
+        };
+        let count = pending.len();
+        if count > 0 {
+            self.commit_group(pending);
+        }
+        count
+    }
+
+    /// Waits for work and does it; `false` when the sequencer was stopped and nothing is left.
+    fn wait_and_commit(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.state();
+        loop {
+            if state.is_sync_wanted || (state.is_closing && !state.pending.is_empty()) {
+                break;
+            }
+            if state.is_closing {
+                return false;
+            }
+            let Some(since) = state.buffered_since else {
+                state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let waited = shared.clock.monotonic().saturating_sub(since);
+            let Some(left) = BUFFERED_DELAY_MAX.checked_sub(waited).filter(|left| !left.is_zero()) else { break };
+            state = shared.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        self.commit_pending();
+        true
+    }
+
+    fn commit_group(&mut self, pending: Vec<Pending>) {
+        let before = pending[0].commit.lsn.previous();
+        let encode =
+            |pending: &Pending| EncodedCommit::encode(&pending.commit).expect("changes were measured when accepted");
+        let group = Group { commits: pending.iter().map(encode).collect() };
+        let room: usize = pending.iter().map(|pending| pending.room).sum();
+        let log = &self.shared.log;
+        let outcome = log.append(log.epoch(), before, &group).and_then(|()| log.make_durable());
+        drop(group);
+        match outcome {
+            Ok(durable) => self.apply(pending, durable),
+            Err(error) => self.fail(pending, before, &error),
+        }
+        self.shared.room.add_permits(room);
+    }
+
+    fn apply(&mut self, pending: Vec<Pending>, durable: Lsn) {
+        let commits: Vec<_> = pending.iter().map(|pending| Arc::clone(&pending.commit)).collect();
+        let span = tracing::debug_span!("apply", lsn = durable.value(), commits = commits.len());
+        let outcome = span.in_scope(|| self.applier.apply(&commits));
+        let applied = self.shared.keeper.applied().min(durable);
+        let retries = {
+            let mut state = self.shared.state();
+            state.core.applied_to(applied);
+            if let Err(error) = &outcome {
+                tracing::error!(lsn = applied.next().value(), %error, "a durable commit could not be applied, writes stop");
+                let cause: Arc<str> = error.to_string().into();
+                state.stopped = Some(Arc::clone(&cause));
+                // What was accepted meanwhile was never given to the log.
+                self.drop_pending(&mut state, durable, &cause);
+            }
+            state.take_retries(|lsn| lsn <= durable)
+        };
+        self.shared.visible.send_replace(applied);
+        let answer = |lsn: Lsn, first_row, is_duplicate| match &outcome {
+            Err(error) if lsn > applied => Err(CommitError::NotYetReadable { lsn, cause: error.to_string().into() }),
+            _ => Ok(Receipt { lsn, first_row, is_duplicate }),
+        };
+        // Nobody may be waiting any more for one or the other.
+        for Pending { commit, first_row, reply, .. } in pending {
+            let _ = reply.send(answer(commit.lsn, first_row, false));
+        }
+        for (lsn, reply) in retries {
+            let _ = reply.send(answer(lsn, None, true));
+        }
+    }
+
+    /// The group is not durable: it ends *not committed* or *unknown*, what was accepted after it *not committed*.
+    fn fail(&self, pending: Vec<Pending>, before: Lsn, error: &LogError) {
+        let cause: Arc<str> = error.to_string().into();
+        tracing::error!(after = before.value(), commits = pending.len(), %error, "a group was not committed");
+        let last = pending.last().map_or(before, |pending| pending.commit.lsn);
+        let retries = {
+            let mut state = self.shared.state();
+            // The disk may have space again, or answer again, any time; the other errors are final.
+            if !matches!(error, LogError::NotWritten { .. } | LogError::Io { .. }) {
+                state.stopped = Some(Arc::clone(&cause));
+            }
+            let retries = state.take_retries(|lsn| lsn <= last);
+            self.drop_pending(&mut state, before, &cause);
+            retries
+        };
+        let answer = || match error {
+            LogError::Poisoned { .. } => Err(CommitError::Unknown { cause: Arc::clone(&cause) }),
+            _ => Err(CommitError::NotCommitted { cause: Arc::clone(&cause) }),
+        };
+        for Pending { reply, .. } in pending {
+            let _ = reply.send(answer());
+        }
+        for (_, reply) in retries {
+            let _ = reply.send(answer());
+        }
+    }
+
+    /// Takes back every stamp after `after`; what is pending was never given to the log, and ends *not committed*.
+    fn drop_pending(&self, state: &mut State, after: Lsn, cause: &Arc<str>) {
+        state.core.unwind_after(after);
+        let not_committed = || Err(CommitError::NotCommitted { cause: Arc::clone(cause) });
+        for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
+            let _ = reply.send(not_committed());
+            self.shared.room.add_permits(room);
+        }
+        for (_, reply) in state.take_retries(|lsn| lsn > after) {
+            let _ = reply.send(not_committed());
+        }
+    }
+}
+
+impl Drop for Pipeline {
+    /// Nobody commits any more, after a panic least of all: what waits is answered, what comes is refused.
+    fn drop(&mut self) {
+        let cause: Arc<str> = "the commit thread has ended".into();
+        let mut state = self.shared.state();
+        state.stopped.get_or_insert_with(|| Arc::clone(&cause));
+        for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
+            let _ = reply.send(Err(CommitError::NotCommitted { cause: Arc::clone(&cause) }));
+            self.shared.room.add_permits(room);
+        }
+        state.retries.clear();
+    }
+}
+
+/// Ends the commit thread with the last handle.
+struct CommitThread {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for CommitThread {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.is_closing = true;
+        state.stopped.get_or_insert_with(|| "the database is closing".into());
+        drop(state);
+        self.shared.wake.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed where it happened; waiters see their replies dropped.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the counters stand at after the last durable commit of a log.
+fn last_stamp(log: &dyn CommitLog) -> Result<Stamp, LogError> {
+    let lsn = *log.durable().borrow();
+    let beginning = Stamp { lsn, time: CommitTime::default(), next_row: RowId::new(1) };
+    if lsn < log.earliest() {
+        return Ok(beginning);
+    }
+    let commit = log.read_after(lsn.previous())?.try_next()?.expect("a durable commit is readable");
+    let (header, _) = decode_part(&commit.parts()[0]).map_err(|source| LogError::Envelope { lsn, source })?;
+    let header = header.ok_or(EnvelopeError::Malformed("first part without a header"));
+    let header = header.map_err(|source| LogError::Envelope { lsn, source })?;
+    Ok(Stamp { lsn, time: header.time, next_row: header.next_row })
+}
+
+/// After as many stale resolutions the next one is made under the lock, where it cannot become stale.
+const RESOLUTIONS_WITHOUT_LOCK: u32 = 3;
+const RANGE_KEYS_ASKED: usize = 64;
+const ROOM_UNIT_BYTES: usize = 256;
+/// One change alone must fit into a part of the log.
+const CHANGE_BYTES_MAX: usize = crate::commit::PART_BYTES_MAX - 4096;

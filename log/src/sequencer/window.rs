@@ -1,0 +1,106 @@
+//! The recent writes: what the sequencer knows of keys without asking anybody.
+//!
+//! ```text
+//!            floor                applied            accepted
+//!   ···········|====================|===================|
+//!   forgotten  | every write, newest per key             |
+//! ```
+//!
+//! Above the floor the window is complete: a key that it does not know was not written there. Below it, whoever keeps the rows
+//! answers. Writes that are not applied yet are never forgotten.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::write_set::KeyRange;
+use crate::position::{Lsn, StorageId};
+
+/// The newest write of each recently written key.
+#[derive(Debug)]
+pub(super) struct Window {
+    spaces: HashMap<StorageId, BTreeMap<Bytes, Entry>>,
+    /// Every write above the floor, oldest first.
+    order: VecDeque<(Lsn, StorageId, Bytes)>,
+    floor: Lsn,
+    entries_max: usize,
+}
+
+/// What the last write of a key was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) lsn: Lsn,
+    pub(super) is_present: bool,
+}
+
+/// What takes one write back.
+#[derive(Debug)]
+pub(super) struct Undo {
+    space: StorageId,
+    key: Bytes,
+    previous: Option<Entry>,
+}
+
+impl Window {
+    /// An empty window above `floor`, for at most `entries_max` applied writes.
+    pub(super) fn new(floor: Lsn, entries_max: usize) -> Self {
+        Self { spaces: HashMap::new(), order: VecDeque::new(), floor, entries_max }
+    }
+
+    pub(super) const fn floor(&self) -> Lsn {
+        self.floor
+    }
+
+    pub(super) fn entry(&self, space: StorageId, key: &[u8]) -> Option<Entry> {
+        self.spaces.get(&space)?.get(key).copied()
+    }
+
+    pub(super) fn entries(&self, space: StorageId, range: &KeyRange) -> impl Iterator<Item = (&Bytes, Entry)> {
+        let is_empty = range.end.as_ref().is_some_and(|end| *end <= range.start);
+        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let keys = self.spaces.get(&space).filter(|_| !is_empty);
+        keys.into_iter().flat_map(move |keys| {
+            keys.range::<Bytes, _>((Bound::Included(&range.start), end)).map(|(key, entry)| (key, *entry))
+        })
+    }
+
+    /// Notes a write; LSNs never fall.
+    pub(super) fn write(&mut self, space: StorageId, key: Bytes, entry: Entry) -> Undo {
+        debug_assert!(self.order.back().is_none_or(|(lsn, _, _)| *lsn <= entry.lsn), "writes come in order");
+        let previous = self.spaces.entry(space).or_default().insert(key.clone(), entry);
+        self.order.push_back((entry.lsn, space, key.clone()));
+        Undo { space, key, previous }
+    }
+
+    /// Takes back the newest write.
+    pub(super) fn take_back(&mut self, undo: Undo) {
+        let newest = self.order.pop_back();
+        assert!(newest.is_some_and(|(_, space, key)| space == undo.space && key == undo.key), "the newest goes first");
+        let keys = self.spaces.entry(undo.space).or_default();
+        match undo.previous.filter(|previous| previous.lsn > self.floor) {
+            Some(previous) => keys.insert(undo.key, previous),
+            None => keys.remove(&undo.key),
+        };
+    }
+
+    /// Forgets the oldest writes beyond the bound, whole commits at a time, none above `applied`.
+    pub(super) fn trim(&mut self, applied: Lsn) {
+        while self.order.len() > self.entries_max
+            && let Some((lsn, _, _)) = self.order.front()
+            && *lsn <= applied
+        {
+            let lsn = *lsn;
+            self.floor = lsn;
+            while let Some((_, space, key)) = self.order.pop_front_if(|(oldest, _, _)| *oldest == lsn) {
+                let Some(keys) = self.spaces.get_mut(&space) else { continue };
+                if keys.get(&key).is_some_and(|entry| entry.lsn == lsn) {
+                    keys.remove(&key);
+                }
+                if keys.is_empty() {
+                    self.spaces.remove(&space);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What a writer asks for: changes, and the conditions under which they are right.
+
+use bytes::Bytes;
+
+use crate::commit::{Change, ProducerSequence};
+use crate::position::{Lsn, StorageId, TableId};
+
+/// Changes to be committed together, with the conditions that must hold when they are ordered.
+///
+/// Conditions and keys are opaque bytes in spaces: the rows of a table, or the entries of one index, each under its storage id.
+/// UNIQUE, foreign keys, serializability and DML against DDL are all said with them.
+#[derive(Clone, Debug, Default)]
+pub struct WriteSet {
+    /// What must hold.
+    pub preconditions: Vec<Precondition>,
+    /// What is changed, in the order of [`crate::Commit`]. Row ids of inserts are given when the commit is ordered.
+    pub changes: Vec<Change>,
+    /// Every key that the changes write: at most once each.
+    pub keys: Vec<KeyWrite>,
+    /// Makes a retry find the first attempt.
+    pub producer: Option<ProducerSequence>,
+    /// When it is acknowledged.
+    pub durability: Durability,
+}
+
+impl WriteSet {
+    /// Bytes of all images and keys: what it takes in memory and roughly in the log.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        let keys: usize = self.keys.iter().map(|write| write.key.byte_len() + KEY_OVERHEAD_BYTES).sum();
+        keys + self.changes.iter().map(|change| change.byte_len() + CHANGE_OVERHEAD_BYTES).sum::<usize>()
+    }
+}
+
+/// When a commit is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is synced and visible.
+    #[default]
+    Synced,
+    /// When it is accepted. It becomes durable and visible with the next sync, which comes within [`BUFFERED_DELAY_MAX`].
+    ///
+    /// [`BUFFERED_DELAY_MAX`]: super::BUFFERED_DELAY_MAX
+    Buffered,
+}
+
+/// A key that a commit writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyWrite {
+    /// The space of the key.
+    pub space: StorageId,
+    /// The key.
+    pub key: KeyName,
+    /// Whether the key exists from now on.
+    pub is_present: bool,
+}
+
+/// How a key is named before its commit is ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyName {
+    /// By its bytes.
+    Bytes(Bytes),
+    /// By the row id that the insert at this index of the changes is given ([`crate::key::of_row_id`]).
+    RowOf(usize),
+}
+
+impl KeyName {
+    fn byte_len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::RowOf(_) => 8,
+        }
+    }
+}
+
+/// Something that must hold when a commit is ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// No such key exists.
+    Absent {
+        /// The space.
+        space: StorageId,
+        /// The key.
+        key: Bytes,
+    },
+    /// The key exists, in whatever version.
+    Present {
+        /// The space.
+        space: StorageId,
+        /// The key.
+        key: Bytes,
+    },
+    /// The key exists, and was written last by this commit: the one that the changes were computed from.
+    AtVersion {
+        /// The space.
+        space: StorageId,
+        /// The key.
+        key: Bytes,
+        /// The commit.
+        version: Lsn,
+    },
+    /// No key of the range exists.
+    RangeEmpty {
+        /// The space.
+        space: StorageId,
+        /// The range.
+        range: KeyRange,
+    },
+    /// No key of the range was written after this commit.
+    RangeUnchanged {
+        /// The space.
+        space: StorageId,
+        /// The range.
+        range: KeyRange,
+        /// The commit that the range was read at.
+        since: Lsn,
+    },
+    /// The table's schema is the one that this commit wrote.
+    SchemaAt {
+        /// The table.
+        table: TableId,
+        /// The commit.
+        version: Lsn,
+    },
+}
+
+/// Keys from `start`, included, to `end`, excluded; without an end, all from `start` on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The first key.
+    pub start: Bytes,
+    /// The key behind the last.
+    pub end: Option<Bytes>,
+}
+
+impl KeyRange {
+    /// Whether `key` lies in the range.
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.start[..] <= *key && self.end.as_ref().is_none_or(|end| *key < end[..])
+    }
+}
+
+/// The space of the catalog: a table's key is its id, big-endian.
+pub const CATALOG_SPACE: StorageId = StorageId::new(0);
+
+/// The key of a catalog object in [`CATALOG_SPACE`].
+#[must_use]
+pub fn catalog_key(object: u64) -> Bytes {
+    Bytes::copy_from_slice(&object.to_be_bytes())
+}
+
+const KEY_OVERHEAD_BYTES: usize = 64;
+const CHANGE_OVERHEAD_BYTES: usize = 64;
