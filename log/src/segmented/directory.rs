@@ -44,10 +44,6 @@ impl Directory {
         self.path.join(format!("{MANIFEST_PREFIX}{generation:020}"))
     }
 
-    pub(super) fn temporary_path(&self) -> PathBuf {
-        self.path.join("manifest.tmp")
-    }
-
     /// The ids of the segment files and the generations of the manifests, rising.
     pub(super) fn list(&self) -> Result<(Vec<SegmentId>, Vec<u64>), LogError> {
         let names = self.disk.list(&self.path).map_err(self.failed("list", &self.path))?;

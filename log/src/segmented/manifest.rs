@@ -1,16 +1,11 @@
 //! The manifest: what is known of the log's directory as a whole, and a witness of what was durable.
 //!
-//! ```text
-//! manifest := "highwater log manifest crc32c=" 8 hexadecimal digits "\n" JSON
-//! ```
-//!
-//! Written to a temporary file, synced, renamed, its directory synced; the two generations before it are kept. The checksum covers
-//! the JSON. Falling back to an older generation is safe: it claims less, and what it does not claim is found by looking.
+//! A file of [`checked_json`]; the two generations before it are kept. Falling back to an older generation is safe: it claims less, and what it does not claim is found by looking.
 
 use serde::{Deserialize, Serialize};
 
 use super::directory::{Directory, FORMAT_VERSION};
-use crate::env::Access;
+use crate::checked_json::{self, CheckedJsonError};
 use crate::error::LogError;
 use crate::position::{Epoch, LogId, Lsn, SegmentId};
 
@@ -88,10 +83,10 @@ impl Manifest {
             let bytes = directory.read(&path)?;
             match Self::decode(&bytes) {
                 Ok(manifest) if manifest.generation == *generation => return Ok(Some(manifest)),
-                Err(DecodeError::Newer(found)) => {
+                Err(CheckedJsonError::OtherVersion(found)) => {
                     return Err(LogError::Newer { path, found: format!("format {found}"), known: FORMAT_VERSION });
                 }
-                Ok(_) | Err(DecodeError::Invalid) => {
+                Ok(_) | Err(CheckedJsonError::Damaged) => {
                     tracing::warn!(path = %path.display(), "the manifest is damaged, falling back to the one before it");
                 }
             }
@@ -103,14 +98,8 @@ impl Manifest {
     pub(super) fn store(&mut self, directory: &Directory) -> Result<(), LogError> {
         let mut next = self.clone();
         next.generation += 1;
-        let (temporary, path) = (directory.temporary_path(), directory.manifest_path(next.generation));
-        // A temporary file is left behind by a crash or a failed attempt.
-        let _ = directory.disk.remove(&temporary);
-        let file = directory.open(&temporary, Access::CreateNew)?;
-        file.write_at(&next.encode(), 0).map_err(directory.failed("write", &temporary))?;
-        file.sync_data().map_err(directory.failed("sync", &temporary))?;
-        directory.disk.rename(&temporary, &path).map_err(directory.failed("rename", &temporary))?;
-        directory.sync()?;
+        let path = directory.manifest_path(next.generation);
+        checked_json::replace(&*directory.disk, &path, &next.encode()).map_err(directory.failed("replace", &path))?;
         if let Some(old) = next.generation.checked_sub(GENERATIONS_KEPT) {
             // Best effort: an older manifest does no harm.
             let _ = directory.disk.remove(&directory.manifest_path(old));
@@ -120,36 +109,13 @@ impl Manifest {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let json = serde_json::to_string(self).expect("a manifest has a JSON form");
-        format!("{PREAMBLE}{:08x}\n{json}", crc32c::crc32c(json.as_bytes())).into_bytes()
+        checked_json::encode(TITLE, self)
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let invalid = DecodeError::Invalid;
-        let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Invalid)?;
-        let (checksum, json) = text.strip_prefix(PREAMBLE).and_then(|rest| rest.split_once('\n')).ok_or(invalid)?;
-        if checksum != format!("{:08x}", crc32c::crc32c(json.as_bytes())) {
-            return Err(DecodeError::Invalid);
-        }
-        let Version { version } = serde_json::from_str(json).map_err(|_| DecodeError::Invalid)?;
-        if version != FORMAT_VERSION {
-            return Err(DecodeError::Newer(version));
-        }
-        serde_json::from_str(json).map_err(|_| DecodeError::Invalid)
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, CheckedJsonError> {
+        checked_json::decode(TITLE, FORMAT_VERSION, bytes)
     }
 }
 
-/// Why bytes are no manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DecodeError {
-    Invalid,
-    Newer(u32),
-}
-
-#[derive(Deserialize)]
-struct Version {
-    version: u32,
-}
-
-const PREAMBLE: &str = "highwater log manifest crc32c=";
+const TITLE: &str = "highwater log manifest";
 const GENERATIONS_KEPT: u64 = 3;
