@@ -12,7 +12,6 @@ use crate::value::ColumnType;
 /// One object of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-#[non_exhaustive]
 pub enum CatalogEntry {
     /// A schema in SQL's sense: a namespace of tables.
     Namespace(Namespace),

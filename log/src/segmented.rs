@@ -55,8 +55,8 @@ pub struct SegmentedOptions {
     pub free_bytes_min: u64,
     /// Bytes of the newest commits that are kept in memory for readers.
     pub tail_bytes_max: usize,
-    /// The highest LSN that anything outside the log proves to have been durable. A log that ends before it is damaged.
-    pub witness: Lsn,
+    /// What others prove to have been durable: of which log, up to which LSN. A log that ends before it is damaged.
+    pub witnesses: Vec<(LogId, Lsn)>,
     /// What the lock file says of its holder, for people who meet it.
     pub owner: String,
     /// Whether a thread maintains the log. Without one its owner calls [`SegmentedLog::maintain`].
@@ -70,7 +70,7 @@ impl Default for SegmentedOptions {
             segment_bytes_max: 64 * 1024 * 1024,
             free_bytes_min: 256 * 1024 * 1024,
             tail_bytes_max: 16 * 1024 * 1024,
-            witness: Lsn::ORIGIN,
+            witnesses: Vec::new(),
             owner: format!("process {}", std::process::id()),
             is_self_maintained: true,
         }
@@ -198,7 +198,9 @@ impl Shared {
             }
         };
         let identity = Identity::new(manifest.log);
-        let tail = recovery::find_tail(&directory, identity, &manifest, &present, options.witness, judgement)?;
+        let witnesses = options.witnesses.iter().filter(|(log, _)| *log == manifest.log).map(|(_, lsn)| *lsn);
+        let witness = witnesses.max().unwrap_or(Lsn::ORIGIN);
+        let tail = recovery::find_tail(&directory, identity, &manifest, &present, witness, judgement)?;
         recovery::settle(&directory, &tail)?;
         let mut ready = VecDeque::new();
         let mut index = Index::default();

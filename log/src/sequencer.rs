@@ -35,7 +35,8 @@ use crate::position::{CommitTime, Lsn, RowId, StorageId};
 
 pub use self::core::{RecentSequences, Refusal, SEQUENCES_KEPT, Stamp};
 pub use self::write_set::{
-    CATALOG_SPACE, Durability, KeyName, KeyRange, KeyWrite, Precondition, WriteSet, catalog_key,
+    CATALOG_SPACE, Durability, KeyName, KeyRange, KeyWrite, Precondition, WriteSet, catalog_key, catalog_name_key,
+    catalog_object,
 };
 
 /// A buffered commit is synced at most this much later.

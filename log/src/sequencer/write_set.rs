@@ -141,13 +141,27 @@ impl KeyRange {
     }
 }
 
-/// The space of the catalog: a table's key is its id, big-endian.
+/// The space of the catalog: its keys are those of objects ([`catalog_key`]) and of names ([`catalog_name_key`]).
 pub const CATALOG_SPACE: StorageId = StorageId::new(0);
 
 /// The key of a catalog object in [`CATALOG_SPACE`].
 #[must_use]
 pub fn catalog_key(object: u64) -> Bytes {
-    Bytes::copy_from_slice(&object.to_be_bytes())
+    [&b"o"[..], &object.to_be_bytes()].concat().into()
+}
+
+/// The object that a key of [`CATALOG_SPACE`] is of; `None` for the key of a name.
+#[must_use]
+pub fn catalog_object(key: &[u8]) -> Option<u64> {
+    let bytes = key.strip_prefix(b"o")?.try_into().ok()?;
+    Some(u64::from_be_bytes(bytes))
+}
+
+/// The key of a name in [`CATALOG_SPACE`]: that of an object in a namespace, or of a namespace, whose `name` is empty.
+#[must_use]
+pub fn catalog_name_key(namespace: &str, name: &str) -> Bytes {
+    // A name holds no zero byte, so that the two parts cannot run together.
+    [&b"n"[..], namespace.as_bytes(), b"\0", name.as_bytes()].concat().into()
 }
 
 const KEY_OVERHEAD_BYTES: usize = 64;

@@ -136,14 +136,16 @@ fn a_witness_beyond_the_end_is_refused() {
     let (env, _, _) = machine(1);
     let log = open(&env).unwrap();
     write(&log, 3);
+    let of_this_log = |lsn| vec![(log.id(), Lsn::new(lsn)), (LogId::from_bytes([0; 16]), Lsn::new(99))];
+    let (beyond, just) = (of_this_log(4), of_this_log(3));
     drop(log);
-    let options = SegmentedOptions { witness: Lsn::new(4), ..small_options() };
+    let options = SegmentedOptions { witnesses: beyond, ..small_options() };
     let error = SegmentedLog::open(&env, Path::new(PATH), options).unwrap_err();
     assert!(
         matches!(&error, LogError::Damaged(damage) if damage.first == Lsn::new(4) && damage.last == Lsn::new(4)),
         "{error}"
     );
-    let options = SegmentedOptions { witness: Lsn::new(3), ..small_options() };
+    let options = SegmentedOptions { witnesses: just, ..small_options() };
     SegmentedLog::open(&env, Path::new(PATH), options).unwrap();
 }
 

@@ -19,13 +19,15 @@ fn run(seed: u64, defect: Defect) -> Result<(), String> {
     // What was appended, and how much of it was acknowledged.
     let mut appended: Vec<EncodedCommit> = Vec::new();
     let mut acknowledged = 0;
+    let mut log_id = None;
     for round in 0..5 {
         disk.ignore_sync_data(false);
         disk.ignore_sync_dir(false);
-        let witness = if random.one_in(2) { Lsn::new(acknowledged) } else { Lsn::ORIGIN };
-        let options = SegmentedOptions { witness, ..small_options() };
+        let witnesses = log_id.filter(|_| random.one_in(2)).map(|log| (log, Lsn::new(acknowledged)));
+        let options = SegmentedOptions { witnesses: witnesses.into_iter().collect(), ..small_options() };
         let log = SegmentedLog::open_judging(&env, Path::new(PATH), options, defect.judgement)
             .map_err(|error| format!("seed {seed}, round {round}: refused to start: {error}"))?;
+        log_id = Some(log.id());
         let read = read_after(&log, Lsn::ORIGIN).map_err(|error| format!("seed {seed}, round {round}: {error}"))?;
         if (read.len() as u64) < acknowledged {
             return Err(format!("seed {seed}, round {round}: {} of {acknowledged} acknowledged commits", read.len()));

@@ -64,7 +64,7 @@ fn random_condition(random: &mut Random, model: &Model) -> Precondition {
             let version = version.unwrap_or_else(|| Lsn::new(random.below(last + 1)));
             match space {
                 CATALOG_SPACE => {
-                    let table = TableId::new(u64::from(key[7]));
+                    let table = TableId::new(u64::from(key[8]));
                     Precondition::SchemaAt { table, version }
                 }
                 _ => Precondition::AtVersion { space, key, version },

@@ -1,0 +1,341 @@
+//! The catalog: which tables there are, at every LSN.
+//!
+//! Every version of every object is kept: rows in the log name the schema version that they were written under. Changes are rare, so
+//! the whole history lies in memory and is written whole at a checkpoint.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use highwater_log::checked_json;
+use highwater_log::env::Disk;
+use highwater_log::position::{SchemaVersion, StorageId, TableId};
+use highwater_log::schema::{CatalogEntry, Namespace};
+use highwater_log::sequencer::{KeyRange, catalog_key, catalog_name_key, catalog_object};
+use highwater_log::{Change, Commit, LogId, Lsn};
+use serde::{Deserialize, Serialize};
+
+use crate::error::FoldError;
+use crate::materializer::Materializer;
+use crate::table::Table;
+
+#[cfg(test)]
+mod tests;
+
+/// The versioned catalog.
+pub struct Catalog {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    log: LogId,
+    state: RwLock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    applied: Lsn,
+    checkpointed: Lsn,
+    /// Every object's versions, oldest first.
+    objects: BTreeMap<u64, Vec<Version>>,
+    tables: HashMap<(TableId, SchemaVersion), Arc<Table>>,
+    /// No object, storage or index had this id or a higher one.
+    next_id: u64,
+}
+
+#[derive(Clone)]
+struct Version {
+    lsn: Lsn,
+    /// `None`: dropped.
+    entry: Option<Entry>,
+}
+
+#[derive(Clone)]
+enum Entry {
+    Namespace(Arc<Namespace>),
+    Table(Arc<Table>),
+}
+
+/// What a checkpoint holds.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Checkpoint {
+    version: u32,
+    log: LogId,
+    applied: Lsn,
+    changes: Vec<RecordedChange>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordedChange {
+    lsn: Lsn,
+    object: u64,
+    entry: Option<CatalogEntry>,
+}
+
+impl Catalog {
+    /// Opens the catalog of `log` in `directory`; what is missing or damaged there begins anew, before the first commit.
+    ///
+    /// # Errors
+    /// [`FoldError::Io`].
+    pub fn open(disk: Arc<dyn Disk>, directory: PathBuf, log: LogId) -> Result<Self, FoldError> {
+        disk.create_dir(&directory).map_err(|source| FoldError::Io {
+            action: "create",
+            path: directory.clone(),
+            source,
+        })?;
+        let catalog = Self { disk, directory, log, state: RwLock::new(State::beginning()) };
+        let path = catalog.path();
+        let bytes = checked_json::read(&*catalog.disk, &path);
+        let bytes = bytes.map_err(|source| FoldError::Io { action: "read", path: path.clone(), source })?;
+        let Some(bytes) = bytes else { return Ok(catalog) };
+        match checked_json::decode::<Checkpoint>(TITLE, SHAPE_VERSION, &bytes) {
+            Ok(checkpoint) if checkpoint.log == log => {
+                let mut state = catalog.write();
+                for change in checkpoint.changes {
+                    state.put(change.lsn, change.object, change.entry);
+                }
+                (state.applied, state.checkpointed) = (checkpoint.applied, checkpoint.applied);
+            }
+            Ok(_) => tracing::warn!(path = %path.display(), "another log's catalog is dropped and folded anew"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "the catalog is dropped and folded anew"),
+        }
+        Ok(catalog)
+    }
+
+    /// The table of this name at `at`.
+    #[must_use]
+    pub fn table_named(&self, namespace: &str, name: &str, at: Lsn) -> Option<Arc<Table>> {
+        self.tables(at).into_iter().find(|table| table.schema().namespace == namespace && table.schema().name == name)
+    }
+
+    /// The table of this id at `at`.
+    #[must_use]
+    pub fn table(&self, id: TableId, at: Lsn) -> Option<Arc<Table>> {
+        match self.read().entry(id.value(), at)?.1 {
+            Entry::Table(table) => Some(Arc::clone(table)),
+            Entry::Namespace(_) => None,
+        }
+    }
+
+    /// The table as this schema version defines it, dropped or not.
+    #[must_use]
+    pub fn table_at_version(&self, id: TableId, version: SchemaVersion) -> Option<Arc<Table>> {
+        self.read().tables.get(&(id, version)).cloned()
+    }
+
+    /// All tables at `at`, by id.
+    #[must_use]
+    pub fn tables(&self, at: Lsn) -> Vec<Arc<Table>> {
+        let state = self.read();
+        let tables = state.entries(at).filter_map(|(_, _, entry)| match entry {
+            Entry::Table(table) => Some(Arc::clone(table)),
+            Entry::Namespace(_) => None,
+        });
+        tables.collect()
+    }
+
+    /// The names of all namespaces at `at`, [`PUBLIC`](Catalog::PUBLIC) among them.
+    #[must_use]
+    pub fn namespaces(&self, at: Lsn) -> Vec<String> {
+        let state = self.read();
+        let mut names: Vec<_> = state
+            .entries(at)
+            .filter_map(|(_, _, entry)| match entry {
+                Entry::Namespace(namespace) => Some(namespace.name.clone()),
+                Entry::Table(_) => None,
+            })
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// An id that no object, storage or index has had, nor any above it. Taken under a condition that the catalog is unchanged.
+    #[must_use]
+    pub fn next_id(&self) -> u64 {
+        self.read().next_id
+    }
+
+    /// All storages, of rows and indexes, that some read at or after `from` may need.
+    #[must_use]
+    pub fn storages_since(&self, from: Lsn) -> HashSet<StorageId> {
+        let state = self.read();
+        let mut storages = HashSet::new();
+        for versions in state.objects.values() {
+            // The version in force at `from`, and all after it.
+            let first = versions.partition_point(|version| version.lsn <= from).saturating_sub(1);
+            for version in &versions[first..] {
+                if let Some(Entry::Table(table)) = &version.entry {
+                    storages.insert(table.schema().storage);
+                    storages.extend(table.uniques().iter().map(|unique| unique.storage));
+                }
+            }
+        }
+        storages
+    }
+
+    /// The commit that wrote the key of the catalog's space last; `None` when it does not exist at `at`.
+    #[must_use]
+    pub fn key_version(&self, key: &[u8], at: Lsn) -> Option<Lsn> {
+        if let Some(object) = catalog_object(key) {
+            return self.read().entry(object, at).map(|(lsn, _)| lsn);
+        }
+        self.keys(at).into_iter().find(|(known, _)| known == key).map(|(_, lsn)| lsn)
+    }
+
+    /// The keys of the catalog's space in a range, at `at`, rising.
+    #[must_use]
+    pub fn keys_in(&self, range: &KeyRange, at: Lsn) -> Vec<Bytes> {
+        let mut keys: Vec<_> =
+            self.keys(at).into_iter().map(|(key, _)| key).filter(|key| range.contains(key)).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    fn keys(&self, at: Lsn) -> Vec<(Bytes, Lsn)> {
+        let state = self.read();
+        let keys = state.entries(at).flat_map(|(object, lsn, entry)| {
+            let name = match entry {
+                Entry::Namespace(namespace) => catalog_name_key(&namespace.name, ""),
+                Entry::Table(table) => catalog_name_key(&table.schema().namespace, &table.schema().name),
+            };
+            [(catalog_key(object), lsn), (name, lsn)]
+        });
+        keys.collect()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join("checkpoint")
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The namespace that is always there.
+    pub const PUBLIC: &'static str = "public";
+}
+
+impl Materializer for Catalog {
+    fn name(&self) -> &'static str {
+        "catalog"
+    }
+
+    fn applied(&self) -> Lsn {
+        self.read().applied
+    }
+
+    fn apply(&self, commit: &Commit) -> Result<(), FoldError> {
+        let lsn = commit.lsn;
+        if lsn <= self.applied() {
+            return Ok(());
+        }
+        let decode = |json: &Bytes| CatalogEntry::from_json(json).map_err(|source| FoldError::Entry { lsn, source });
+        let mut changes = Vec::new();
+        for change in &commit.changes {
+            match change {
+                Change::Catalog { object, entry } => changes.push((*object, entry.as_ref().map(decode).transpose()?)),
+                Change::Truncate { table, entry } => changes.push((table.value(), Some(decode(entry)?))),
+                Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. } | Change::Position { .. } => {}
+            }
+        }
+        let mut state = self.write();
+        for (object, entry) in changes {
+            state.put(lsn, object, entry);
+        }
+        state.applied = lsn;
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Lsn, FoldError> {
+        let (checkpoint, is_new) = {
+            let state = self.read();
+            let changes = state.objects.iter().flat_map(|(object, versions)| {
+                versions.iter().filter(|version| version.lsn > Lsn::ORIGIN).map(|version| RecordedChange {
+                    lsn: version.lsn,
+                    object: *object,
+                    entry: version.entry.as_ref().map(Entry::recorded),
+                })
+            });
+            let mut changes: Vec<_> = changes.collect();
+            changes.sort_by_key(|change| change.lsn);
+            let checkpoint = Checkpoint { version: SHAPE_VERSION, log: self.log, applied: state.applied, changes };
+            (checkpoint, state.applied > state.checkpointed)
+        };
+        if is_new {
+            let path = self.path();
+            checked_json::replace(&*self.disk, &path, &checked_json::encode(TITLE, &checkpoint))
+                .map_err(|source| FoldError::Io { action: "replace", path, source })?;
+            self.write().checkpointed = checkpoint.applied;
+        }
+        Ok(checkpoint.applied)
+    }
+
+    fn reset(&self) -> Result<(), FoldError> {
+        let path = self.path();
+        match self.disk.remove(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(FoldError::Io { action: "remove", path, source });
+            }
+            _ => {}
+        }
+        *self.write() = State::beginning();
+        Ok(())
+    }
+}
+
+impl State {
+    /// Before the first commit there is the namespace `public` and nothing else.
+    fn beginning() -> Self {
+        let mut state = Self { next_id: FIRST_FREE_ID, ..Self::default() };
+        let public = Namespace { name: Catalog::PUBLIC.to_owned() };
+        state.put(Lsn::ORIGIN, PUBLIC_ID, Some(CatalogEntry::Namespace(public)));
+        state
+    }
+
+    fn put(&mut self, lsn: Lsn, object: u64, entry: Option<CatalogEntry>) {
+        let entry = entry.map(|entry| match entry {
+            CatalogEntry::Namespace(namespace) => Entry::Namespace(Arc::new(namespace)),
+            CatalogEntry::Table(schema) => {
+                let ids = schema.uniques.iter().map(|unique| unique.storage).chain([schema.storage]);
+                self.next_id = ids.fold(self.next_id, |next, id| next.max(id.value() + 1));
+                let table = Arc::new(Table::new(schema, lsn));
+                self.tables.insert((table.schema().id, table.schema().version), Arc::clone(&table));
+                Entry::Table(table)
+            }
+        });
+        self.next_id = self.next_id.max(object + 1);
+        self.objects.entry(object).or_default().push(Version { lsn, entry });
+    }
+
+    fn entry(&self, object: u64, at: Lsn) -> Option<(Lsn, &Entry)> {
+        let version = self.objects.get(&object)?.iter().rev().find(|version| version.lsn <= at)?;
+        version.entry.as_ref().map(|entry| (version.lsn, entry))
+    }
+
+    fn entries(&self, at: Lsn) -> impl Iterator<Item = (u64, Lsn, &Entry)> {
+        self.objects.keys().filter_map(move |object| {
+            let (lsn, entry) = self.entry(*object, at)?;
+            Some((*object, lsn, entry))
+        })
+    }
+}
+
+impl Entry {
+    fn recorded(&self) -> CatalogEntry {
+        match self {
+            Self::Namespace(namespace) => CatalogEntry::Namespace(Namespace::clone(namespace)),
+            Self::Table(table) => CatalogEntry::Table(table.schema().clone()),
+        }
+    }
+}
+
+const TITLE: &str = "highwater catalog";
+const SHAPE_VERSION: u32 = 1;
+const PUBLIC_ID: u64 = 1;
+/// Ids below are kept for what is built in.
+const FIRST_FREE_ID: u64 = 16;

@@ -1,0 +1,96 @@
+//! What can go wrong with a fold.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use highwater_log::position::{SchemaVersion, StorageId, TableId};
+use highwater_log::row::CodecError;
+use highwater_log::schema::CatalogEntryError;
+use highwater_log::sequencer::KeeperError;
+use highwater_log::{LogError, Lsn};
+
+/// A fold that failed, or a read of what was folded.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError {
+    /// The files of a materializer are damaged or cannot be used. Dropping and rebuilding it mends that.
+    #[error("the {materializer} materializer cannot use its files: {cause}")]
+    Storage {
+        /// Which one.
+        materializer: &'static str,
+        /// What it met.
+        cause: Arc<str>,
+    },
+    /// A commit says what no earlier commit explains: a defect, or a damaged log.
+    #[error("commit {lsn} names version {version} of table {table}, which no commit before it defines")]
+    UnknownSchema {
+        /// The commit.
+        lsn: Lsn,
+        /// The table.
+        table: TableId,
+        /// The version.
+        version: SchemaVersion,
+    },
+    /// A row of a commit, or of the materialized state, cannot be decoded.
+    #[error("a row of table {table} at lsn {lsn}")]
+    Row {
+        /// The commit.
+        lsn: Lsn,
+        /// The table.
+        table: TableId,
+        /// What is wrong with it.
+        source: CodecError,
+    },
+    /// A catalog entry of a commit cannot be decoded.
+    #[error("a catalog entry at lsn {lsn}")]
+    Entry {
+        /// The commit.
+        lsn: Lsn,
+        /// What is wrong with it.
+        source: CatalogEntryError,
+    },
+    /// The read lies below the history that is kept.
+    #[error("the state at lsn {at} is gone; the earliest that is kept is {earliest}")]
+    HistoryGone {
+        /// The position of the read.
+        at: Lsn,
+        /// The earliest readable position.
+        earliest: Lsn,
+    },
+    /// The read lies beyond what is applied.
+    #[error("lsn {at} is not applied yet; applied is {applied}")]
+    NotApplied {
+        /// The position of the read.
+        at: Lsn,
+        /// What is applied.
+        applied: Lsn,
+    },
+    /// There are no rows under this storage id at that position.
+    #[error("no rows are kept under storage {0}")]
+    UnknownStorage(StorageId),
+    /// The log could not be read.
+    #[error("cannot follow the log")]
+    Log(#[from] LogError),
+    /// The file system failed.
+    #[error("cannot {action} {path}", path = path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the file system answered.
+        source: std::io::Error,
+    },
+}
+
+impl From<FoldError> for KeeperError {
+    fn from(error: FoldError) -> Self {
+        // The sequencer passes it on to people: the whole chain is told.
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Self(text.into())
+    }
+}

@@ -1,0 +1,554 @@
+//! The rows: every table's rows and unique indexes, in versions by LSN.
+//!
+//! ```text
+//! kv/checkpoint        what is in the files for certain: replay begins behind its LSN
+//! kv/trees/17          one LSM tree per storage: a table's rows, or an index's entries
+//! kv/trees/0           positions of sources, and producers' last sequences
+//!
+//! row    key of the row   → lsn u64 | row id u64 | row
+//! index  key of the entry → lsn u64 | row id u64 | key of the row
+//! ```
+//!
+//! Sequence number = LSN, so that a read at n sees exactly the fold of commits 1…n while later ones are applied. Our log is the
+//! journal: a checkpoint at n flushes every tree that was written to, then records n; what came later is replayed.
+
+mod checkpoint;
+mod fold;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use highwater_log::commit::{ProducerId, ProducerSequence};
+use highwater_log::env::Disk;
+use highwater_log::position::{RowId, StorageId};
+use highwater_log::sequencer::{KeyRange, RecentSequences, SEQUENCES_KEPT};
+use highwater_log::{Commit, LogId, Lsn};
+
+use crate::catalog::Catalog;
+use crate::error::FoldError;
+use crate::materializer::Materializer;
+use checkpoint::Checkpoint;
+use tree::Tree;
+
+/// How the rows are kept.
+#[derive(Clone, Debug)]
+pub struct KvOptions {
+    /// Bytes of blocks that are kept in memory for reads, over all trees.
+    pub cache_bytes: u64,
+    /// Bytes of rows in memory, over all trees, at which they are written to files.
+    pub memtable_bytes: u64,
+    /// How long versions are kept for reads in the past.
+    pub history: Duration,
+}
+
+impl Default for KvOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 32 * 1024 * 1024,
+            memtable_bytes: 16 * 1024 * 1024,
+            history: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// A row as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRow {
+    /// The commit that wrote it.
+    pub version: Lsn,
+    /// Its identity.
+    pub id: RowId,
+    /// The row, or for an index entry the key of the row.
+    pub bytes: Bytes,
+}
+
+/// The rows of all tables.
+pub struct Kv {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    log: LogId,
+    options: KvOptions,
+    catalog: Arc<Catalog>,
+    cache: Arc<lsm_tree::Cache>,
+    trees: RwLock<HashMap<StorageId, Arc<Tree>>>,
+    applied: AtomicU64,
+    /// One fold at a time.
+    folding: Mutex<()>,
+    upkeep: Mutex<Upkeep>,
+    history: Mutex<History>,
+}
+
+/// What is on disk.
+struct Upkeep {
+    checkpoint: Checkpoint,
+}
+
+/// Which positions may be read.
+struct History {
+    /// The earliest.
+    from: Lsn,
+    /// Positions that are being read.
+    pins: BTreeMap<Lsn, usize>,
+    /// When commits were made, sparsely, oldest first: (microseconds, LSN).
+    times: VecDeque<(u64, Lsn)>,
+}
+
+impl Kv {
+    /// Opens the rows of `log` in `directory`. What is missing, damaged, of another shape or another log's is dropped: the fold then
+    /// begins anew, before the first commit.
+    ///
+    /// # Errors
+    /// [`FoldError::Io`] when the directory cannot be used at all.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        directory: PathBuf,
+        log: LogId,
+        catalog: Arc<Catalog>,
+        options: KvOptions,
+    ) -> Result<Self, FoldError> {
+        let kv = Self {
+            disk,
+            directory,
+            log,
+            catalog,
+            cache: Arc::new(lsm_tree::Cache::with_capacity_bytes(options.cache_bytes)),
+            options,
+            trees: RwLock::default(),
+            applied: AtomicU64::new(0),
+            folding: Mutex::new(()),
+            upkeep: Mutex::new(Upkeep { checkpoint: Checkpoint::beginning(log) }),
+            history: Mutex::new(History { from: Lsn::ORIGIN, pins: BTreeMap::new(), times: VecDeque::new() }),
+        };
+        kv.load()?;
+        Ok(kv)
+    }
+
+    /// Drops everything in memory and opens the files again: after a failure, in place.
+    ///
+    /// # Errors
+    /// [`FoldError::Io`].
+    pub fn reopen(&self) -> Result<(), FoldError> {
+        self.load()
+    }
+
+    fn load(&self) -> Result<(), FoldError> {
+        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = self.trees_directory();
+        self.disk.create_dir(&directory).map_err(self.failed("create", &directory))?;
+        match self.load_files() {
+            Ok(()) => Ok(()),
+            Err(cause) => {
+                tracing::warn!(directory = %self.directory.display(), %cause, "the rows are dropped and folded anew");
+                self.drop_files()
+            }
+        }
+    }
+
+    fn load_files(&self) -> Result<(), FoldError> {
+        let checkpoint = Checkpoint::load(&*self.disk, &self.checkpoint_path(), self.log)?;
+        let mut trees = HashMap::new();
+        for name in std::fs::read_dir(self.trees_directory()).map_err(self.failed("list", &self.directory))? {
+            let name = name.map_err(self.failed("list", &self.directory))?.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            trees.insert(StorageId::new(id), Arc::new(self.open_tree(StorageId::new(id))?));
+        }
+        if let Some(missing) = checkpoint.trees.iter().find(|id| !trees.contains_key(id)) {
+            return Err(storage_error(&format!("the tree of storage {missing} is missing")));
+        }
+        if checkpoint.applied == Lsn::ORIGIN && !trees.is_empty() {
+            // Without a checkpoint nothing says which log they were folded from.
+            return Err(storage_error("there are trees without a checkpoint"));
+        }
+        let mut history = self.history();
+        history.from = checkpoint.history_from;
+        history.times = checkpoint.times.iter().copied().collect();
+        self.applied.store(checkpoint.applied.value(), Ordering::Release);
+        *self.trees.write().unwrap_or_else(PoisonError::into_inner) = trees;
+        self.upkeep().checkpoint = checkpoint;
+        Ok(())
+    }
+
+    /// Opens one tree. Files that the tree's library cannot make sense of may make it panic; that is damage like any other.
+    fn open_tree(&self, id: StorageId) -> Result<Tree, FoldError> {
+        let path = self.trees_directory().join(id.to_string());
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Tree::open(&path, &self.cache)));
+        opened.unwrap_or_else(|_| Err(storage_error(&format!("the files of storage {id} are damaged"))))
+    }
+
+    fn drop_files(&self) -> Result<(), FoldError> {
+        self.trees.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.applied.store(0, Ordering::Release);
+        // The checkpoint goes first: trees without one are never trusted.
+        let checkpoint = self.checkpoint_path();
+        match self.disk.remove(&checkpoint) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(self.failed("remove", &checkpoint)(error));
+            }
+            _ => {}
+        }
+        self.disk.sync_dir(&self.directory).map_err(self.failed("sync", &self.directory))?;
+        let trees = self.trees_directory();
+        std::fs::remove_dir_all(&trees).map_err(self.failed("remove", &trees))?;
+        self.disk.create_dir(&trees).map_err(self.failed("create", &trees))?;
+        let mut history = self.history();
+        (history.from, history.times) = (Lsn::ORIGIN, VecDeque::new());
+        drop(history);
+        self.upkeep().checkpoint = Checkpoint::beginning(self.log);
+        Ok(())
+    }
+
+    /// What a checkpoint in `directory` proves of the log, before either is opened: its identity, and an LSN that was durable.
+    #[must_use]
+    pub fn witness(disk: &dyn Disk, directory: &Path) -> Option<(LogId, Lsn)> {
+        Checkpoint::witness(disk, &directory.join(CHECKPOINT_NAME))
+    }
+
+    /// Whether so much lies in memory that a fold must wait for files to be written.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.sizes().1 >= self.options.memtable_bytes.saturating_mul(OVERFULL_FACTOR)
+    }
+
+    /// Holds the state at `at` readable until the pin is dropped.
+    ///
+    /// # Errors
+    /// [`FoldError::HistoryGone`], [`FoldError::NotApplied`].
+    pub fn pin(self: &Arc<Self>, at: Lsn) -> Result<ReadPin, FoldError> {
+        let applied = self.applied();
+        if at > applied {
+            return Err(FoldError::NotApplied { at, applied });
+        }
+        let mut history = self.history();
+        if at < history.from {
+            return Err(FoldError::HistoryGone { at, earliest: history.from });
+        }
+        *history.pins.entry(at).or_default() += 1;
+        drop(history);
+        Ok(ReadPin { kv: Arc::clone(self), at })
+    }
+
+    /// The earliest position that can be read.
+    #[must_use]
+    pub fn history_from(&self) -> Lsn {
+        self.history().from
+    }
+
+    /// Where a source stands at `at`, as its last [`highwater_log::Change::Position`] said.
+    ///
+    /// # Errors
+    /// [`FoldError::Storage`].
+    pub fn position(&self, of: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
+        match self.tree(SYSTEM_STORAGE) {
+            Some(tree) => tree.read(&position_key(of), at),
+            None => Ok(None),
+        }
+    }
+
+    /// The producer's newest sequences at `at`.
+    ///
+    /// # Errors
+    /// [`FoldError::Storage`].
+    pub fn sequences(&self, producer: ProducerId, at: Lsn) -> Result<RecentSequences, FoldError> {
+        let value = match self.tree(SYSTEM_STORAGE) {
+            Some(tree) => tree.read(&producer_key(producer), at)?,
+            None => None,
+        };
+        Ok(value.as_deref().map_or_else(VecDeque::new, decode_sequences))
+    }
+
+    /// The version of a key at `at`: rows and index entries alike. Positions below the history are not asked for.
+    ///
+    /// # Errors
+    /// [`FoldError::Storage`].
+    pub fn key_version(&self, storage: StorageId, key: &[u8], at: Lsn) -> Result<Option<Lsn>, FoldError> {
+        Ok(self.row(storage, key, at)?.map(|row| row.version))
+    }
+
+    /// The keys of a range at `at`, rising, at most `limit`.
+    ///
+    /// # Errors
+    /// [`FoldError::Storage`].
+    pub fn keys(&self, storage: StorageId, range: &KeyRange, at: Lsn, limit: usize) -> Result<Vec<Bytes>, FoldError> {
+        match self.tree(storage) {
+            Some(tree) => tree.scan(range, at).take(limit).map(|item| item.map(|(key, _)| key)).collect(),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Does what is due beside the commits: flushes, compactions, checkpoints. `now_micros` is the time of day.
+    ///
+    /// # Errors
+    /// [`FoldError::Storage`], [`FoldError::Io`].
+    pub fn maintain(&self, now_micros: u64) -> Result<(), FoldError> {
+        self.move_history(now_micros);
+        let trees = self.all_trees();
+        if self.sizes().1 >= self.options.memtable_bytes {
+            self.checkpoint()?;
+        }
+        let watermark = self.upkeep().checkpoint.history_from;
+        trees.iter().try_for_each(|(_, tree)| tree.compact(watermark))
+    }
+
+    /// Bytes of files and bytes of memory not yet in files.
+    #[must_use]
+    pub fn sizes(&self) -> (u64, u64) {
+        let trees = self.all_trees();
+        let disk = trees.iter().map(|(_, tree)| tree.disk_bytes()).sum();
+        (disk, trees.iter().map(|(_, tree)| tree.memory_bytes()).sum())
+    }
+
+    /// Moves the beginning of the history to the window's, but not beyond what is being read. It takes effect on files after the next
+    /// checkpoint has recorded it.
+    fn move_history(&self, now_micros: u64) {
+        let window = u64::try_from(self.options.history.as_micros()).unwrap_or(u64::MAX);
+        let begin = now_micros.saturating_sub(window);
+        let mut history = self.history();
+        let mut from = history.from;
+        while history.times.len() > 1 && history.times[1].0 <= begin {
+            history.times.pop_front();
+        }
+        if let Some((micros, lsn)) = history.times.front()
+            && *micros <= begin
+        {
+            from = from.max(*lsn);
+        }
+        if let Some((pinned, _)) = history.pins.first_key_value() {
+            from = from.min(*pinned);
+        }
+        history.from = history.from.max(from);
+    }
+
+    fn note_time(&self, micros: u64, lsn: Lsn) {
+        let mut history = self.history();
+        if history.times.back().is_none_or(|(last, _)| last + TIME_STEP_MICROS <= micros) {
+            history.times.push_back((micros, lsn));
+        }
+    }
+
+    fn row(&self, storage: StorageId, key: &[u8], at: Lsn) -> Result<Option<StoredRow>, FoldError> {
+        match self.tree(storage) {
+            Some(tree) => tree.read(key, at)?.map(stored_row).transpose(),
+            None => Ok(None),
+        }
+    }
+
+    fn tree(&self, id: StorageId) -> Option<Arc<Tree>> {
+        self.trees.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    fn tree_to_write(&self, id: StorageId) -> Result<Arc<Tree>, FoldError> {
+        if let Some(tree) = self.tree(id) {
+            return Ok(tree);
+        }
+        let tree = Arc::new(self.open_tree(id)?);
+        self.trees.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&tree));
+        Ok(tree)
+    }
+
+    /// Removes a tree whose table was dropped or truncated longer ago than any read goes back, and that no checkpoint names.
+    fn drop_tree(&self, id: StorageId, tree: Arc<Tree>) -> Result<(), FoldError> {
+        self.trees.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        drop(tree);
+        let path = self.trees_directory().join(id.to_string());
+        std::fs::remove_dir_all(&path).map_err(self.failed("remove", &path))
+    }
+
+    fn all_trees(&self) -> Vec<(StorageId, Arc<Tree>)> {
+        let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
+        trees.iter().map(|(id, tree)| (*id, Arc::clone(tree))).collect()
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trees_directory(&self) -> PathBuf {
+        self.directory.join("trees")
+    }
+
+    fn checkpoint_path(&self) -> PathBuf {
+        self.directory.join(CHECKPOINT_NAME)
+    }
+
+    fn failed(&self, action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FoldError + use<> {
+        let path = path.to_owned();
+        move |source| FoldError::Io { action, path, source }
+    }
+}
+
+impl Materializer for Kv {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn applied(&self) -> Lsn {
+        Lsn::new(self.applied.load(Ordering::Acquire))
+    }
+
+    fn apply(&self, commit: &Commit) -> Result<(), FoldError> {
+        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        let applied = self.applied();
+        if commit.lsn <= applied {
+            return Ok(());
+        }
+        assert_eq!(commit.lsn, applied.next(), "commits are folded in order");
+        let writes = fold::fold(commit, &self.catalog)?;
+        for ((storage, key), value) in writes.keys {
+            self.tree_to_write(storage)?.write(&key, value, commit.lsn);
+        }
+        if let Some(ProducerSequence { producer, sequence }) = writes.producer {
+            let mut recent = self.sequences(producer, applied)?;
+            recent.push_back((sequence, commit.lsn));
+            while recent.len() > SEQUENCES_KEPT {
+                recent.pop_front();
+            }
+            let value = encode_sequences(&recent);
+            self.tree_to_write(SYSTEM_STORAGE)?.write(&producer_key(producer), Some(value), commit.lsn);
+        }
+        self.note_time(commit.header.time.micros, commit.lsn);
+        self.applied.store(commit.lsn.value(), Ordering::Release);
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Lsn, FoldError> {
+        let mut upkeep = self.upkeep();
+        let applied = self.applied();
+        if applied == upkeep.checkpoint.applied {
+            return Ok(applied);
+        }
+        // Files keep what the history recorded on disk promises, not yet what the next record will.
+        let watermark = upkeep.checkpoint.history_from;
+        let needed = self.catalog.storages_since(watermark);
+        let is_needed = |id: &StorageId| *id == SYSTEM_STORAGE || needed.contains(id);
+        let (trees, gone): (Vec<_>, Vec<_>) = self.all_trees().into_iter().partition(|(id, _)| is_needed(id));
+        for (_, tree) in trees.iter().filter(|(_, tree)| tree.is_dirty()) {
+            tree.flush(watermark)?;
+        }
+        let (history_from, times) = {
+            let history = self.history();
+            (history.from, history.times.iter().copied().collect())
+        };
+        let mut ids: Vec<_> = trees.iter().map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        let next = Checkpoint { applied, history_from, trees: ids, times, ..Checkpoint::beginning(self.log) };
+        next.store(&*self.disk, &self.checkpoint_path())?;
+        upkeep.checkpoint = next;
+        for (id, tree) in gone {
+            self.drop_tree(id, tree)?;
+        }
+        Ok(applied)
+    }
+
+    fn reset(&self) -> Result<(), FoldError> {
+        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.drop_files()
+    }
+}
+
+/// The state at one LSN, held readable.
+pub struct ReadPin {
+    kv: Arc<Kv>,
+    at: Lsn,
+}
+
+impl ReadPin {
+    /// The position of the reads.
+    #[must_use]
+    pub const fn at(&self) -> Lsn {
+        self.at
+    }
+
+    /// The row, or the index entry, of this key.
+    ///
+    /// # Errors
+    /// [`FoldError::Storage`].
+    pub fn row(&self, storage: StorageId, key: &[u8]) -> Result<Option<StoredRow>, FoldError> {
+        self.kv.row(storage, key, self.at)
+    }
+
+    /// The rows, or index entries, of a range of keys, rising.
+    ///
+    /// # Errors
+    /// Each item may be [`FoldError::Storage`].
+    pub fn rows(
+        &self,
+        storage: StorageId,
+        range: &KeyRange,
+    ) -> impl Iterator<Item = Result<(Bytes, StoredRow), FoldError>> + Send + use<> {
+        let items = self.kv.tree(storage).map(|tree| tree.scan(range, self.at));
+        items.into_iter().flatten().map(|item| {
+            let (key, value) = item?;
+            Ok((key, stored_row(value)?))
+        })
+    }
+}
+
+impl Drop for ReadPin {
+    fn drop(&mut self) {
+        let mut history = self.kv.history();
+        if let Some(count) = history.pins.get_mut(&self.at) {
+            *count -= 1;
+            if *count == 0 {
+                history.pins.remove(&self.at);
+            }
+        }
+    }
+}
+
+/// The storage of what is no table's.
+const SYSTEM_STORAGE: StorageId = StorageId::new(0);
+const NAME: &str = "kv";
+const CHECKPOINT_NAME: &str = "checkpoint";
+const OVERFULL_FACTOR: u64 = 4;
+const VALUE_HEAD_BYTES: usize = 16;
+const TIME_STEP_MICROS: u64 = 60 * 1_000_000;
+
+fn value(lsn: Lsn, id: RowId, bytes: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(VALUE_HEAD_BYTES + bytes.len());
+    value.extend_from_slice(&lsn.value().to_le_bytes());
+    value.extend_from_slice(&id.value().to_le_bytes());
+    value.extend_from_slice(bytes);
+    value
+}
+
+fn stored_row(value: Bytes) -> Result<StoredRow, FoldError> {
+    let number = |at: usize| value.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+    match (number(0), number(8)) {
+        (Some(version), Some(id)) => {
+            let (version, id) = (Lsn::new(version), RowId::new(id));
+            Ok(StoredRow { version, id, bytes: value.slice(VALUE_HEAD_BYTES..) })
+        }
+        _ => Err(storage_error("a value is too short")),
+    }
+}
+
+fn storage_error(cause: &str) -> FoldError {
+    FoldError::Storage { materializer: NAME, cause: cause.into() }
+}
+
+fn position_key(of: &[u8]) -> Bytes {
+    [b"p", of].concat().into()
+}
+
+fn producer_key(producer: ProducerId) -> Bytes {
+    [&b"s"[..], &producer.0].concat().into()
+}
+
+fn encode_sequences(recent: &RecentSequences) -> Vec<u8> {
+    recent.iter().flat_map(|(sequence, lsn)| [sequence.to_le_bytes(), lsn.value().to_le_bytes()]).flatten().collect()
+}
+
+fn decode_sequences(bytes: &[u8]) -> RecentSequences {
+    let number = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    bytes.chunks_exact(16).map(|pair| (number(pair), Lsn::new(number(&pair[8..])))).collect()
+}

@@ -1,0 +1,145 @@
+//! What a commit does to keys: the pure part of the fold.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use highwater_log::commit::ProducerSequence;
+use highwater_log::position::{RowId, StorageId, TableId};
+use highwater_log::row::{CodecError, Row, merge};
+use highwater_log::{Change, Commit, Lsn};
+
+use crate::catalog::Catalog;
+use crate::error::FoldError;
+use crate::table::{Table, TableRow};
+
+/// The keys that a commit writes, in order; a key stands once.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    /// Storage and key to the new value, `None` where the key goes.
+    pub(super) keys: BTreeMap<(StorageId, Bytes), Option<Vec<u8>>>,
+    /// The producer's write, to be noted.
+    pub(super) producer: Option<ProducerSequence>,
+}
+
+/// What `commit` writes. The catalog has applied it, and everything before.
+pub(super) fn fold(commit: &Commit, catalog: &Catalog) -> Result<Writes, FoldError> {
+    let mut fold = Fold { lsn: commit.lsn, catalog, writes: Writes::default() };
+    fold.writes.producer = commit.header.producer;
+    for change in &commit.changes {
+        fold.change(change)?;
+    }
+    Ok(fold.writes)
+}
+
+struct Fold<'a> {
+    lsn: Lsn,
+    catalog: &'a Catalog,
+    writes: Writes,
+}
+
+/// A row's bytes, and the table at the schema version that they were written under.
+#[derive(Clone, Copy)]
+struct Image<'a> {
+    table: &'a Table,
+    bytes: &'a [u8],
+}
+
+impl<'a> Image<'a> {
+    /// The row seen with the columns of `table`.
+    fn row_of(self, table: &'a Table) -> Result<TableRow<'a>, CodecError> {
+        Ok(TableRow::new(Row::parse(self.table.layout(), self.bytes)?, table))
+    }
+}
+
+impl Fold<'_> {
+    fn change(&mut self, change: &Change) -> Result<(), FoldError> {
+        match change {
+            // Truncated and dropped storages are left behind whole.
+            Change::Catalog { .. } | Change::Truncate { .. } => Ok(()),
+            Change::Insert { table, row, after } => {
+                let version = self.version_of(*table, after)?;
+                let current = self.current(*table, &version);
+                self.in_row(*table, |fold| fold.put(&current, *row, None, Image { table: &version, bytes: after }))
+            }
+            Change::Update { table, row, before, changed } => {
+                let old = self.version_of(*table, before)?;
+                let new = self.version_of(*table, changed)?;
+                let current = self.current(*table, &new);
+                self.in_row(*table, |fold| {
+                    let mut after = Vec::new();
+                    let (old_row, partial) = (Row::parse(old.layout(), before)?, Row::parse(new.layout(), changed)?);
+                    let missing: Vec<_> =
+                        (0..new.layout().columns().len()).map(|place| new.missing(place)).collect::<Result<_, _>>()?;
+                    merge(&old_row, &partial, |place| missing[place], &mut after)?;
+                    let before = Image { table: &old, bytes: before };
+                    fold.put(&current, *row, Some(before), Image { table: &new, bytes: &after })
+                })
+            }
+            Change::Delete { table, row, before } => {
+                let old = self.version_of(*table, before)?;
+                let current = self.current(*table, &old);
+                self.in_row(*table, |fold| {
+                    let view = TableRow::new(Row::parse(old.layout(), before)?, &current);
+                    let key = current.row_key(&view, *row)?;
+                    for unique in current.uniques() {
+                        let (index_key, _) = current.unique_key(unique, &view, &key)?;
+                        fold.remove(unique.storage, index_key);
+                    }
+                    fold.remove(current.schema().storage, key);
+                    Ok(())
+                })
+            }
+            Change::Position { of, position } => {
+                let value = (!position.is_empty()).then(|| position.to_vec());
+                self.writes.keys.insert((super::SYSTEM_STORAGE, super::position_key(of)), value);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes a row of `table` and its index entries, in the place of the image before it, if there is one.
+    fn put(&mut self, table: &Table, id: RowId, before: Option<Image<'_>>, after: Image<'_>) -> Result<(), CodecError> {
+        let row = after.row_of(table)?;
+        let key = table.row_key(&row, id)?;
+        for unique in table.uniques() {
+            let (index_key, _) = table.unique_key(unique, &row, &key)?;
+            if let Some(before) = before {
+                let (old_key, _) = table.unique_key(unique, &before.row_of(table)?, &key)?;
+                if old_key == index_key {
+                    continue;
+                }
+                self.remove(unique.storage, old_key);
+            }
+            let value = super::value(self.lsn, id, &key);
+            self.writes.keys.insert((unique.storage, index_key), Some(value));
+        }
+        self.writes.keys.insert((table.schema().storage, key), Some(super::value(self.lsn, id, after.bytes)));
+        Ok(())
+    }
+
+    /// Removes a key, unless the commit gives it to another row: an index key may change hands within a commit.
+    fn remove(&mut self, storage: StorageId, key: Bytes) {
+        self.writes.keys.entry((storage, key)).or_insert(None);
+    }
+
+    fn version_of(&self, table: TableId, row: &Bytes) -> Result<Arc<Table>, FoldError> {
+        let lsn = self.lsn;
+        let version = Row::schema_version(row).map_err(|source| FoldError::Row { lsn, table, source })?;
+        self.catalog.table_at_version(table, version).ok_or(FoldError::UnknownSchema { lsn, table, version })
+    }
+
+    /// The table as it is at this commit: its storages and indexes, whatever version a row is of.
+    fn current(&self, table: TableId, otherwise: &Arc<Table>) -> Arc<Table> {
+        self.catalog.table(table, self.lsn).unwrap_or_else(|| Arc::clone(otherwise))
+    }
+
+    fn in_row(
+        &mut self,
+        table: TableId,
+        act: impl FnOnce(&mut Self) -> Result<(), CodecError>,
+    ) -> Result<(), FoldError> {
+        let lsn = self.lsn;
+        act(self).map_err(|source| FoldError::Row { lsn, table, source })
+    }
+}

@@ -1,0 +1,123 @@
+//! One LSM tree under our rules: sequence number = LSN, no journal of its own.
+//!
+//! The tree's own counter numbers its versions of files and memtables, not rows. It is set to 0 around every flush and compaction, so
+//! that a read at any LSN finds the newest version and replaced files are freed at once; flushes and compactions of one tree therefore
+//! exclude one another.
+
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use highwater_log::Lsn;
+use highwater_log::sequencer::KeyRange;
+use lsm_tree::compaction::Leveled;
+use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, SequenceNumberCounter, Slice};
+
+use crate::error::FoldError;
+
+/// A tree of keys in versions.
+pub(super) struct Tree {
+    tree: AnyTree,
+    counter: SequenceNumberCounter,
+    /// The highest LSN in the files found when it was opened: everything below it is there.
+    persisted: Option<Lsn>,
+    upkeep: Mutex<()>,
+}
+
+impl Tree {
+    pub(super) fn open(path: &Path, cache: &Arc<Cache>) -> Result<Self, FoldError> {
+        let counter = SequenceNumberCounter::default();
+        let config = Config::new(path, counter.clone(), SequenceNumberCounter::default()).use_cache(Arc::clone(cache));
+        let tree = config.open().map_err(failed)?;
+        let persisted = tree.get_highest_persisted_seqno().map(Lsn::new);
+        Ok(Self { tree, counter, persisted, upkeep: Mutex::new(()) })
+    }
+
+    /// Writes a key at `lsn`; `None` removes it. During a replay, what the files have is passed over; the commit that they reach
+    /// last may be there in part, and is written again.
+    pub(super) fn write(&self, key: &[u8], value: Option<Vec<u8>>, lsn: Lsn) {
+        if self.persisted.is_some_and(|persisted| lsn < persisted) {
+            return;
+        }
+        match value {
+            Some(value) => self.tree.insert(key, Slice::from(Bytes::from(value)), lsn.value()),
+            None => self.tree.remove(key, lsn.value()),
+        };
+    }
+
+    pub(super) fn read(&self, key: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
+        let value = self.tree.get(key, bound(at)).map_err(failed)?;
+        Ok(value.map(Bytes::from))
+    }
+
+    /// The keys of a range as of `at`, rising.
+    pub(super) fn scan(
+        &self,
+        range: &KeyRange,
+        at: Lsn,
+    ) -> Box<dyn Iterator<Item = Result<(Bytes, Bytes), FoldError>> + Send> {
+        if range.end.as_ref().is_some_and(|end| *end <= range.start) {
+            return Box::new(std::iter::empty());
+        }
+        let end = range.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut items = self.tree.range::<Bytes, _>((Bound::Included(range.start.clone()), end), bound(at), None);
+        let mut has_failed = false;
+        // Behind an error the tree's iterator answers with the same one for ever: it ends there.
+        Box::new(std::iter::from_fn(move || {
+            let item = items.next().filter(|_| !has_failed)?;
+            let pair = item.into_inner().map(|(key, value)| (Bytes::from(key), Bytes::from(value))).map_err(failed);
+            has_failed = pair.is_err();
+            Some(pair)
+        }))
+    }
+
+    /// Bytes in memory that no file has yet.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.tree.version_memtable_size_sum()
+    }
+
+    /// Whether anything was written since the last flush.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.tree.get_highest_memtable_seqno().is_some()
+    }
+
+    /// Writes what is in memory to files. Versions that no read at or above `watermark` sees may go.
+    pub(super) fn flush(&self, watermark: Lsn) -> Result<(), FoldError> {
+        let _upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counter.set(0);
+        let lock = self.tree.get_flush_lock();
+        self.tree.rotate_memtable();
+        self.tree.flush(&lock, threshold(watermark)).map_err(failed)?;
+        self.counter.set(0);
+        Ok(())
+    }
+
+    /// Merges files where there are too many.
+    pub(super) fn compact(&self, watermark: Lsn) -> Result<(), FoldError> {
+        let _upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counter.set(0);
+        self.tree.compact(Arc::new(Leveled::default()), threshold(watermark)).map_err(failed)?;
+        self.counter.set(0);
+        Ok(())
+    }
+
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.tree.disk_space()
+    }
+}
+
+/// The tree's bounds are exclusive.
+fn bound(at: Lsn) -> u64 {
+    at.next().value()
+}
+
+/// The tree keeps the newest version below the threshold, and all at or above it: reads at the watermark and above stay right. A
+/// threshold of 0 would never free a file.
+fn threshold(watermark: Lsn) -> u64 {
+    watermark.value().max(1)
+}
+
+fn failed(error: lsm_tree::Error) -> FoldError {
+    FoldError::Storage { materializer: super::NAME, cause: format!("{error:?}").into() }
+}

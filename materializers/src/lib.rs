@@ -1,0 +1,19 @@
+//! Folds of the commit log.
+//!
+//! A materializer's state at LSN n is the fold of commits 1…n, and a cache: checksummed, and dropped and rebuilt from the log when it
+//! is missing, damaged or of an older shape. Only durable commits are folded, so what a materializer has applied proves that the log
+//! must reach at least that far.
+
+mod catalog;
+mod error;
+mod kv;
+mod materializer;
+mod supervisor;
+mod table;
+
+pub use catalog::Catalog;
+pub use error::FoldError;
+pub use kv::{Kv, KvOptions, ReadPin, StoredRow};
+pub use materializer::Materializer;
+pub use supervisor::{Materialized, Progress};
+pub use table::{Table, TableRow, Unique, Uniqueness, encode_missing};

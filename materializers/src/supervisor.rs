@@ -1,0 +1,161 @@
+//! What keeps the folds in step with the log: recovery, the commit pipeline, upkeep, mending.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use highwater_log::commit::ProducerId;
+use highwater_log::env::Env;
+use highwater_log::position::StorageId;
+use highwater_log::sequencer::{Applier, CATALOG_SPACE, Keeper, KeeperError, KeyRange, RecentSequences};
+use highwater_log::{Commit, CommitLog, LogError, LogId, Lsn};
+
+use crate::catalog::Catalog;
+use crate::error::FoldError;
+use crate::kv::{Kv, KvOptions};
+use crate::materializer::Materializer;
+
+/// The materializers of one log: the catalog, and what is folded with it.
+#[derive(Clone)]
+pub struct Materialized {
+    catalog: Arc<Catalog>,
+    kv: Arc<Kv>,
+    env: Env,
+}
+
+/// How far a replay has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Where the replay began: the last commit that was there already.
+    pub from: Lsn,
+    /// The last commit folded.
+    pub applied: Lsn,
+    /// Where it ends.
+    pub durable: Lsn,
+}
+
+impl Materialized {
+    /// Opens the materializers of `log` in `directory`, without following the log yet.
+    ///
+    /// # Errors
+    /// [`FoldError::Io`]; damage is mended by folding anew.
+    pub fn open(env: &Env, directory: &Path, log: LogId, options: KvOptions) -> Result<Self, FoldError> {
+        let catalog = Arc::new(Catalog::open(Arc::clone(&env.disk), directory.join(CATALOG_DIRECTORY), log)?);
+        let kv_directory = directory.join(KV_DIRECTORY);
+        let kv = Kv::open(Arc::clone(&env.disk), kv_directory, log, Arc::clone(&catalog), options)?;
+        Ok(Self { catalog, kv: Arc::new(kv), env: env.clone() })
+    }
+
+    /// What the materializers in `directory` prove to have been durable, to be told to the log when it is opened.
+    #[must_use]
+    pub fn witnesses(env: &Env, directory: &Path) -> Vec<(LogId, Lsn)> {
+        Kv::witness(&*env.disk, &directory.join(KV_DIRECTORY)).into_iter().collect()
+    }
+
+    /// The catalog.
+    #[must_use]
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// The rows.
+    #[must_use]
+    pub fn kv(&self) -> &Arc<Kv> {
+        &self.kv
+    }
+
+    /// Folds everything durable that is not folded yet, telling `progress` now and then, and at the end.
+    ///
+    /// # Errors
+    /// [`FoldError`]; what was folded stands.
+    pub fn catch_up(&self, log: &dyn CommitLog, mut progress: impl FnMut(Progress)) -> Result<(), FoldError> {
+        let durable = *log.durable().borrow();
+        let from = self.catalog.applied().min(self.kv.applied());
+        let mut reader = log.read_after(from)?;
+        while let Some(encoded) = reader.try_next()? {
+            let lsn = encoded.lsn();
+            let commit = encoded.decode().map_err(|source| LogError::Envelope { lsn, source })?;
+            self.fold(&commit)?;
+            if lsn.value().is_multiple_of(PROGRESS_STEP) {
+                progress(Progress { from, applied: lsn, durable });
+            }
+        }
+        progress(Progress { from, applied: self.kv.applied(), durable: *log.durable().borrow() });
+        Ok(())
+    }
+
+    /// Mends the rows after a failed fold: opens their files again and catches up; if the fold fails again, drops them and folds
+    /// them anew from the first commit.
+    ///
+    /// # Errors
+    /// [`FoldError`] when a commit cannot be folded even then: the log holds what this program cannot fold.
+    pub fn mend(&self, log: &dyn CommitLog, mut progress: impl FnMut(Progress)) -> Result<(), FoldError> {
+        self.kv.reopen()?;
+        let Err(error) = self.catch_up(log, &mut progress) else { return Ok(()) };
+        tracing::warn!(%error, "the rows are dropped and folded anew");
+        self.kv.reset()?;
+        self.catch_up(log, progress)
+    }
+
+    /// Does what is due beside the commits.
+    ///
+    /// # Errors
+    /// [`FoldError::Storage`], [`FoldError::Io`]; the next call tries again.
+    pub fn maintain(&self) -> Result<(), FoldError> {
+        self.kv.maintain(self.env.clock.unix_micros())
+    }
+
+    /// Makes all folded state durable, so that the next opening has nothing to replay.
+    ///
+    /// # Errors
+    /// [`FoldError::Storage`], [`FoldError::Io`].
+    pub fn checkpoint(&self) -> Result<(), FoldError> {
+        self.catalog.checkpoint()?;
+        self.kv.checkpoint()?;
+        Ok(())
+    }
+
+    fn fold(&self, commit: &Commit) -> Result<(), FoldError> {
+        self.catalog.apply(commit)?;
+        self.kv.apply(commit)?;
+        if self.kv.is_overfull() {
+            // Nobody has come round to it: the fold does it itself, and so waits.
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+}
+
+impl Applier for Materialized {
+    fn apply(&mut self, commits: &[Arc<Commit>]) -> Result<(), KeeperError> {
+        Ok(commits.iter().try_for_each(|commit| self.fold(commit))?)
+    }
+}
+
+impl Keeper for Materialized {
+    fn applied(&self) -> Lsn {
+        self.kv.applied()
+    }
+
+    fn version(&self, space: StorageId, key: &[u8], at: Lsn) -> Result<Option<Lsn>, KeeperError> {
+        match space {
+            CATALOG_SPACE => Ok(self.catalog.key_version(key, at)),
+            storage => Ok(self.kv.key_version(storage, key, at)?),
+        }
+    }
+
+    fn keys(&self, space: StorageId, range: &KeyRange, at: Lsn, limit: usize) -> Result<Vec<Bytes>, KeeperError> {
+        match space {
+            CATALOG_SPACE => Ok(self.catalog.keys_in(range, at).into_iter().take(limit).collect()),
+            storage => Ok(self.kv.keys(storage, range, at, limit)?),
+        }
+    }
+
+    fn sequences(&self, producer: ProducerId, at: Lsn) -> Result<RecentSequences, KeeperError> {
+        Ok(self.kv.sequences(producer, at)?)
+    }
+}
+
+const CATALOG_DIRECTORY: &str = "catalog";
+const KV_DIRECTORY: &str = "kv";
+const PROGRESS_STEP: u64 = 4096;

@@ -1,0 +1,185 @@
+//! A table at one schema version, with what is derived from its schema.
+
+use bytes::Bytes;
+use highwater_log::Lsn;
+use highwater_log::key;
+use highwater_log::position::{ColumnId, RowId, SchemaVersion, StorageId};
+use highwater_log::row::{CodecError, Row, RowLayout};
+use highwater_log::schema::{ColumnSchema, TableSchema};
+use highwater_log::value::{ColumnType, Value};
+
+/// A table's schema as one commit wrote it, ready for use. Immutable, and shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    schema: TableSchema,
+    written: Lsn,
+    layout: RowLayout,
+    uniques: Vec<Unique>,
+    /// For each column, in the layout's order: what older rows hold, as a row of that column alone.
+    missing: Vec<Option<(RowLayout, Vec<u8>)>>,
+}
+
+/// A unique index of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unique {
+    /// Where its entries hang.
+    pub storage: StorageId,
+    /// Its columns, in index order.
+    pub columns: Vec<ColumnId>,
+}
+
+impl Table {
+    /// The table as commit `written` defines it.
+    #[must_use]
+    pub fn new(schema: TableSchema, written: Lsn) -> Self {
+        let layout = schema.row_layout();
+        let uniques = schema
+            .uniques
+            .iter()
+            .map(|unique| Unique { storage: unique.storage, columns: unique.columns.clone() })
+            .collect();
+        let missing = layout
+            .columns()
+            .iter()
+            .map(|(id, column_type)| {
+                let row = schema.column(*id)?.missing.clone()?;
+                Some((RowLayout::new(MISSING_ROW_VERSION, [(*id, *column_type)]), row))
+            })
+            .collect();
+        Self { schema, written, layout, uniques, missing }
+    }
+
+    /// Its schema.
+    #[must_use]
+    pub const fn schema(&self) -> &TableSchema {
+        &self.schema
+    }
+
+    /// The commit that wrote this version of the schema.
+    #[must_use]
+    pub const fn written(&self) -> Lsn {
+        self.written
+    }
+
+    /// How its rows are laid out.
+    #[must_use]
+    pub const fn layout(&self) -> &RowLayout {
+        &self.layout
+    }
+
+    /// Its unique indexes.
+    #[must_use]
+    pub fn uniques(&self) -> &[Unique] {
+        &self.uniques
+    }
+
+    /// What rows hold that are older than the column at `place` of the layout.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the stored value is damaged.
+    pub fn missing(&self, place: usize) -> Result<Option<Value<'_>>, CodecError> {
+        match &self.missing[place] {
+            None => Ok(None),
+            Some((layout, row)) => Ok(Row::parse(layout, row)?.value(0)?.flatten()),
+        }
+    }
+
+    /// The key of the row with this identity, in the space of the table's rows.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the row is damaged or its key too long.
+    pub fn row_key(&self, row: &TableRow<'_>, id: RowId) -> Result<Bytes, CodecError> {
+        if self.schema.primary_key.is_empty() {
+            return Ok(Bytes::copy_from_slice(&key::of_row_id(id)));
+        }
+        let mut out = Vec::new();
+        key::encode(row.key_values(&self.schema.primary_key)?, &mut out)?;
+        Ok(out.into())
+    }
+
+    /// The key of the row in a unique index, and whether it must be the only one: entries with a NULL stand beside one another,
+    /// told apart by the row's own key.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the row is damaged or its key too long.
+    pub fn unique_key(
+        &self,
+        unique: &Unique,
+        row: &TableRow<'_>,
+        row_key: &[u8],
+    ) -> Result<(Bytes, Uniqueness), CodecError> {
+        let values = row.key_values(&unique.columns)?;
+        let has_null = values.iter().any(|(_, value)| value.is_none());
+        let mut out = Vec::new();
+        key::encode(values, &mut out)?;
+        if has_null {
+            out.extend_from_slice(row_key);
+            return Ok((out.into(), Uniqueness::NotUnique));
+        }
+        Ok((out.into(), Uniqueness::Unique))
+    }
+}
+
+/// Whether an index entry excludes another of the same values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uniqueness {
+    /// It does.
+    Unique,
+    /// A NULL is among the values: it does not.
+    NotUnique,
+}
+
+/// A row, perhaps of an older schema version, seen with the columns of a newer one.
+#[derive(Clone, Debug)]
+pub struct TableRow<'a> {
+    row: Row<'a>,
+    table: &'a Table,
+}
+
+impl<'a> TableRow<'a> {
+    /// The row seen as one of `table`.
+    #[must_use]
+    pub fn new(row: Row<'a>, table: &'a Table) -> Self {
+        Self { row, table }
+    }
+
+    /// The value of the table's column at `place` of its layout.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the row is damaged.
+    pub fn value(&self, place: usize) -> Result<Option<Value<'a>>, CodecError> {
+        let (id, _) = self.table.layout.columns()[place];
+        match self.row.layout().index_of(id) {
+            Some(own) => self.row.value(own)?.ok_or(CodecError::Malformed("a partial row where a full one is due")),
+            None => self.table.missing(place),
+        }
+    }
+
+    /// All values, in the order of the table's layout.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the row is damaged.
+    pub fn values(&self) -> Result<Vec<Option<Value<'a>>>, CodecError> {
+        (0..self.table.layout.columns().len()).map(|place| self.value(place)).collect()
+    }
+
+    fn key_values(&self, columns: &[ColumnId]) -> Result<Vec<(ColumnType, Option<Value<'a>>)>, CodecError> {
+        let one = |id: &ColumnId| {
+            let place = self.table.layout.index_of(*id).ok_or(CodecError::Malformed("a key column that is gone"))?;
+            Ok((self.table.layout.columns()[place].1, self.value(place)?))
+        };
+        columns.iter().map(one).collect()
+    }
+}
+
+/// Encodes what older rows hold in a column that is added: [`ColumnSchema::missing`].
+///
+/// # Errors
+/// [`CodecError::TypeMismatch`] when the value is not of the column's type.
+pub fn encode_missing(column: &ColumnSchema, value: Value<'_>) -> Result<Vec<u8>, CodecError> {
+    let mut row = Vec::new();
+    RowLayout::new(MISSING_ROW_VERSION, [(column.id, column.column_type)]).encode(&[Some(value)], &mut row)?;
+    Ok(row)
+}
+
+const MISSING_ROW_VERSION: SchemaVersion = SchemaVersion::new(0);

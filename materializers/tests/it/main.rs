@@ -1,0 +1,10 @@
+//! The folds against a naive fold of the same log, through restarts, damage and loss of power.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod damage;
+mod fold;
+mod oracle;
+mod power_loss;
+mod workload;
+mod world;

@@ -1,0 +1,174 @@
+//! A database without SQL: log, folds and sequencer, with the pipeline run by hand.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::FutureExt;
+use highwater_log::env::simulated::{SimulatedClock, SimulatedDisk, machine};
+use highwater_log::env::{Env, SystemDisk};
+use highwater_log::row::Row;
+use highwater_log::sequencer::{
+    Acknowledgement, CommitError, KeyRange, Pipeline, Receipt, Sequencer, SequencerOptions, WriteSet,
+};
+use highwater_log::{CommitLog, LogError, Lsn, SegmentedLog, SegmentedOptions};
+use highwater_materializers::{FoldError, KvOptions, Materialized, TableRow};
+
+use crate::oracle::{State, Values};
+
+/// A machine whose log lies on a simulated disk. The folds' trees do their own I/O, so theirs is a real directory.
+pub(crate) struct Machine {
+    pub(crate) log_env: Env,
+    pub(crate) disk: Arc<SimulatedDisk>,
+    pub(crate) clock: Arc<SimulatedClock>,
+    fold_env: Env,
+    directory: tempfile::TempDir,
+    pub(crate) options: KvOptions,
+}
+
+/// The database on such a machine, open.
+pub(crate) struct World {
+    pub(crate) log: Arc<SegmentedLog>,
+    pub(crate) folds: Materialized,
+    pub(crate) sequencer: Sequencer,
+    pub(crate) pipeline: Pipeline,
+}
+
+/// Why a world did not open.
+#[derive(Debug)]
+#[expect(dead_code, reason = "a test prints it")]
+pub(crate) enum OpenError {
+    Log(LogError),
+    Fold(FoldError),
+}
+
+impl Machine {
+    pub(crate) fn new(seed: u64) -> Self {
+        let (log_env, disk, clock) = machine(seed);
+        let fold_env = Env { disk: Arc::new(SystemDisk), ..log_env.clone() };
+        // Memory where there is some: these tests sync by the thousand.
+        let memory = Path::new("/dev/shm");
+        let directory = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory).unwrap(),
+            false => tempfile::tempdir().unwrap(),
+        };
+        let options = KvOptions { cache_bytes: 64 * 1024, memtable_bytes: 4 * 1024, ..KvOptions::default() };
+        Self { log_env, disk, clock, fold_env, directory, options }
+    }
+
+    pub(crate) fn folds_path(&self) -> PathBuf {
+        self.directory.path().join("folds")
+    }
+
+    /// Opens the database and catches up.
+    pub(crate) fn open(&self) -> Result<World, OpenError> {
+        let options = SegmentedOptions {
+            segment_bytes_min: 16 * 1024,
+            segment_bytes_max: 64 * 1024,
+            free_bytes_min: 0,
+            tail_bytes_max: 4_000,
+            witnesses: Materialized::witnesses(&self.fold_env, &self.folds_path()),
+            is_self_maintained: false,
+            ..SegmentedOptions::default()
+        };
+        let log = SegmentedLog::open(&self.log_env, Path::new("/log"), options).map_err(OpenError::Log)?;
+        let log = Arc::new(log);
+        let path = self.folds_path();
+        let folds =
+            Materialized::open(&self.fold_env, &path, log.id(), self.options.clone()).map_err(OpenError::Fold)?;
+        folds.catch_up(&*log, |_| {}).map_err(OpenError::Fold)?;
+        let (sequencer, pipeline) = Sequencer::without_thread(
+            Arc::<SegmentedLog>::clone(&log),
+            Arc::new(folds.clone()),
+            Box::new(folds.clone()),
+            Arc::clone(&self.log_env.clock),
+            SequencerOptions { window_entries_max: 50, ..SequencerOptions::default() },
+        )
+        .map_err(OpenError::Log)?;
+        Ok(World { log, folds, sequencer, pipeline })
+    }
+}
+
+impl World {
+    /// Commits a write set, waiting for its end.
+    pub(crate) fn commit(&mut self, set: WriteSet) -> Result<Receipt, CommitError> {
+        let mut commit = Box::pin(self.sequencer.commit(set));
+        if let Some(early) = commit.as_mut().now_or_never() {
+            return early.map(receipt);
+        }
+        self.pipeline.commit_pending();
+        commit.now_or_never().expect("an answer").map(receipt)
+    }
+
+    pub(crate) fn visible(&self) -> Lsn {
+        *self.sequencer.visible().borrow()
+    }
+
+    /// What the folds show at `at`, in the oracle's terms; checks the unique indexes on the way.
+    pub(crate) fn state_at(&self, at: Lsn, expected: &State) -> Result<State, FoldError> {
+        let pin = self.folds.kv().pin(at)?;
+        let mut state = State::default();
+        for table in self.folds.catalog().tables(at) {
+            let mut rows = std::collections::BTreeMap::new();
+            let mut keys = Vec::new();
+            for item in pin.rows(table.schema().storage, &everything()) {
+                let (key, row) = item?;
+                let version = Row::schema_version(&row.bytes).unwrap();
+                let written = self.folds.catalog().table_at_version(table.schema().id, version).unwrap();
+                let view = TableRow::new(Row::parse(written.layout(), &row.bytes).unwrap(), &table);
+                assert_eq!(key, table.row_key(&view, row.id).unwrap());
+                let columns = table.layout().columns().iter().zip(view.values().unwrap());
+                let values: Values = columns.map(|((id, _), value)| (*id, format!("{value:?}"))).collect();
+                for unique in table.uniques() {
+                    let (index_key, _) = table.unique_key(unique, &view, &key).unwrap();
+                    let entry = pin.row(unique.storage, &index_key)?.expect("every row has its index entry");
+                    assert_eq!((entry.id, &entry.bytes[..]), (row.id, &key[..]), "at {at}");
+                }
+                keys.push(key);
+                rows.insert(row.id, (row.version, values));
+            }
+            for unique in table.uniques() {
+                let entries = pin.rows(unique.storage, &everything()).collect::<Result<Vec<_>, _>>()?;
+                assert_eq!(entries.len(), rows.len(), "no index entry is left behind at {at}");
+            }
+            assert!(keys.is_sorted(), "rows come in the order of their keys");
+            let schema = table.schema().clone();
+            state.tables.insert(schema.id, crate::oracle::TableState { schema, rows });
+        }
+        for of in expected.positions.keys() {
+            if let Some(position) = self.folds.kv().position(of, at)? {
+                state.positions.insert(of.clone(), position.to_vec());
+            }
+        }
+        for producer in expected.producers.keys() {
+            let recent = self.folds.kv().sequences(highwater_log::commit::ProducerId(*producer), at)?;
+            state.producers.insert(*producer, recent.into_iter().collect());
+        }
+        Ok(state)
+    }
+
+    /// Asserts that the folds at `at` are the naive fold's state.
+    pub(crate) fn assert_state(&self, at: Lsn, expected: &State, context: &str) {
+        let mut expected = expected.clone();
+        for table in expected.tables.values_mut() {
+            let seen: Vec<_> = table.rows.iter().map(|(id, (lsn, values))| (*id, (*lsn, table.seen(values)))).collect();
+            table.rows = seen.into_iter().collect();
+        }
+        for sequences in expected.producers.values_mut() {
+            let kept = sequences.len().saturating_sub(highwater_log::sequencer::SEQUENCES_KEPT);
+            sequences.drain(..kept);
+        }
+        let state = self.state_at(at, &expected).unwrap_or_else(|error| panic!("{context}: at {at}: {error}"));
+        assert_eq!(state, expected, "{context}: at {at}");
+    }
+}
+
+pub(crate) fn everything() -> KeyRange {
+    KeyRange { start: bytes::Bytes::new(), end: None }
+}
+
+fn receipt(acknowledgement: Acknowledgement) -> Receipt {
+    match acknowledgement {
+        Acknowledgement::Committed(receipt) => receipt,
+        Acknowledgement::Buffered(_) => panic!("synced was asked for"),
+    }
+}
