@@ -3,10 +3,12 @@
 mod array;
 mod column_type;
 mod interval;
+mod text;
 
 pub use array::Array;
 pub use column_type::{ColumnType, ElementType, TypeParseError, Width};
 pub use interval::Interval;
+pub use text::write_text;
 
 /// A value that is not NULL, borrowed from wherever it lies: a row, a literal, a batch.
 ///
