@@ -178,7 +178,8 @@ fn write_array(array: Array<'_>, out: &mut String) -> Result<(), CodecError> {
         };
         text.clear();
         write_scalar(array.element_type(), value, &mut text)?;
-        let is_special = |c: char| matches!(c, '{' | '}' | ',' | '"' | '\\' | ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c');
+        let is_special =
+            |c: char| matches!(c, '{' | '}' | ',' | '"' | '\\' | ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c');
         if text.is_empty() || text.eq_ignore_ascii_case("null") || text.contains(is_special) {
             out.push('"');
             for c in text.chars() {

@@ -30,7 +30,8 @@ fn floats_are_written_as_postgresql_writes_them() {
     for (value, expected) in doubles {
         assert_eq!(text(ElementType::Double, Value::Double(value)), expected);
     }
-    let reals = [(1.5e-30, "1.5e-30"), (0.1, "0.1"), (123_456.0, "123456"), (1e6, "1e+06"), (16_777_216.0, "1.6777216e+07")];
+    let reals =
+        [(1.5e-30, "1.5e-30"), (0.1, "0.1"), (123_456.0, "123456"), (1e6, "1e+06"), (16_777_216.0, "1.6777216e+07")];
     for (value, expected) in reals {
         assert_eq!(text(ElementType::Real, Value::Real(value)), expected);
     }
@@ -70,7 +71,8 @@ fn dates_and_times_reach_from_4713_bc_to_infinity() {
 
 #[test]
 fn intervals_show_a_plus_behind_a_minus() {
-    let interval = |months, days, micros| text(ElementType::Interval, Value::Interval(Interval { months, days, micros }));
+    let interval =
+        |months, days, micros| text(ElementType::Interval, Value::Interval(Interval { months, days, micros }));
     assert_eq!(interval(0, 0, 0), "00:00:00");
     assert_eq!(interval(14, -1, 7), "1 year 2 mons -1 days +00:00:00.000007");
     assert_eq!(interval(-13, 1, -3_600_000_000), "-1 years -1 mons +1 day -01:00:00");
@@ -84,10 +86,7 @@ fn arrays_quote_what_would_be_misread() {
     let elements = ["x", "y, z", "", "NULL", "a\"b\\c", "{}"].map(|text| Some(Value::Text(text)));
     Array::encode(ElementType::Text, &[&elements[..], &[None]].concat(), &mut stored).unwrap();
     let array = Value::Array(Array::from_stored(ElementType::Text, &stored));
-    assert_eq!(
-        text(ColumnType::Array(ElementType::Text), array),
-        r#"{x,"y, z","","NULL","a\"b\\c","{}",NULL}"#
-    );
+    assert_eq!(text(ColumnType::Array(ElementType::Text), array), r#"{x,"y, z","","NULL","a\"b\\c","{}",NULL}"#);
     let mut numbers = Vec::new();
     let numeric = ElementType::Numeric { precision: 6, scale: 2 };
     Array::encode(numeric, &[Some(Value::Numeric(150)), None, Some(Value::Numeric(-999_999))], &mut numbers).unwrap();
