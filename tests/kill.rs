@@ -197,6 +197,7 @@ fn a_killed_process_has_lost_nothing_that_it_acknowledged() {
         let everything = KeyRange { start: Bytes::new(), end: None };
         let rows: BTreeMap<i64, Lsn> = pin
             .rows(table.schema().storage, &everything)
+            .unwrap()
             .map(|item| {
                 let (_, stored) = item.unwrap();
                 let row = Row::parse(table.layout(), &stored.bytes).unwrap();

@@ -203,7 +203,14 @@ fn the_sample_is_whole_and_a_copy_of_it_opens_and_folds() {
     let count = |at: u64| {
         let table = folds.catalog().table(TableId::new(17), Lsn::new(at)).unwrap();
         let everything = highwater_log::sequencer::KeyRange { start: bytes::Bytes::new(), end: None };
-        folds.kv().pin(Lsn::new(at)).unwrap().rows(table.schema().storage, &everything).map(Result::unwrap).count()
+        folds
+            .kv()
+            .pin(Lsn::new(at))
+            .unwrap()
+            .rows(table.schema().storage, &everything)
+            .unwrap()
+            .map(Result::unwrap)
+            .count()
     };
     assert_eq!([1, 2, 4, 5, 6, 7].map(count), [0, 2, 1, 2, 0, 1]);
 }

@@ -116,6 +116,12 @@ pub enum Change {
 }
 
 impl Change {
+    /// Bytes of what becomes a key as it is: whose position it is.
+    #[must_use]
+    pub fn name_len(&self) -> usize {
+        if let Self::Position { of, .. } = self { of.len() } else { 0 }
+    }
+
     /// Bytes of its images.
     #[must_use]
     pub fn byte_len(&self) -> usize {

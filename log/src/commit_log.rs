@@ -63,6 +63,9 @@ pub trait CommitLog: Send + Sync + 'static {
 
 /// Where a reader fetches commits.
 pub(crate) trait CommitSource: Send {
+    /// Whether the log may still be read.
+    fn check(&self) -> Result<(), LogError>;
+
     /// The commit at `lsn`, which is durable. Calls come with rising LSNs, each the next of the last.
     fn fetch(&mut self, lsn: Lsn) -> Result<Arc<EncodedCommit>, LogError>;
 }
@@ -90,9 +93,12 @@ impl LogReader {
     /// The next commit, or `None` at the durable end. Reads files on the calling thread.
     ///
     /// # Errors
-    /// [`LogError::Damaged`], [`LogError::BelowRetained`] when it was trimmed away meanwhile, [`LogError::Io`].
+    /// [`LogError::Poisoned`], [`LogError::Damaged`], [`LogError::BelowRetained`] when it was trimmed away meanwhile, [`LogError::Io`].
     pub fn try_next(&mut self) -> Result<Option<Arc<EncodedCommit>>, LogError> {
-        if self.position >= *self.durable.borrow() {
+        // Seen before it is looked at, so that what comes meanwhile wakes the next wait.
+        let durable = *self.durable.borrow_and_update();
+        self.source.check()?;
+        if self.position >= durable {
             return Ok(None);
         }
         let commit = self.source.fetch(self.position.next())?;
@@ -110,8 +116,7 @@ impl LogReader {
             if let Some(commit) = self.try_next()? {
                 return Ok(Some(commit));
             }
-            let position = self.position;
-            if self.durable.wait_for(|durable| *durable > position).await.is_err() {
+            if self.durable.changed().await.is_err() {
                 return self.try_next();
             }
         }

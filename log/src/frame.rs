@@ -11,14 +11,14 @@
 //! ```
 //!
 //! All numbers are little-endian; checksums are CRC-32C. The header checksum covers bytes 0 to 56 and is seeded with what the
-//! frame does not carry: the log's id and the frame's own offset, so that a frame copied to another place (misdirected by a disk,
+//! frame does not carry: the log's salt and the frame's own offset, so that a frame copied to another place (misdirected by a disk,
 //! or a user's row that happens to hold a frame's bytes) is none. The payload checksum is seeded by the header checksum, and it
 //! is the frame's checksum: the next frame carries it, which chains the log and shows a splice.
 //!
 //! The `lsn` of a commit's frame is that commit's; other kinds have no LSN of their own and carry that of the last commit before
 //! them. `synced lsn` is the highest LSN known durable when the frame was written.
 
-use crate::position::{Epoch, LogId, Lsn, SegmentId};
+use crate::position::{Epoch, Lsn, SegmentId};
 
 #[cfg(test)]
 mod tests;
@@ -105,20 +105,21 @@ pub const fn frame_bytes(payload_bytes: usize) -> u64 {
     (FRAME_HEADER_BYTES + payload_bytes).next_multiple_of(FRAME_ALIGNMENT) as u64
 }
 
-/// What a frame's header checksum is seeded with: the log and the place.
+/// What a frame's header checksum is seeded with: the log's salt and the place.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameSeed {
     log: u32,
 }
 
 impl FrameSeed {
-    /// The seed of a log's frames.
+    /// The seed of a log's frames. The salt is drawn when the log begins and told to nobody: without it, who writes rows cannot
+    /// write bytes into them that pass for a frame.
     #[must_use]
-    pub fn new(log: LogId) -> Self {
-        Self { log: crc32c::crc32c(&log.bytes()) }
+    pub fn new(salt: [u8; 16]) -> Self {
+        Self { log: crc32c::crc32c(&salt) }
     }
 
-    fn at(self, offset: u64) -> u32 {
+    pub(crate) fn at(self, offset: u64) -> u32 {
         crc32c::crc32c_append(self.log, &offset.to_le_bytes())
     }
 }
@@ -173,7 +174,7 @@ pub enum FrameError {
         /// What is unknown.
         what: &'static str,
         /// The value found.
-        found: u8,
+        found: u64,
     },
     /// The segment ends within the frame.
     #[error("the segment ends within the frame")]
@@ -196,20 +197,21 @@ pub fn decode_header(seed: FrameSeed, offset: u64, bytes: &[u8]) -> Result<Check
         return Err(FrameError::Header);
     }
     // From here on the header is what somebody wrote: what is unknown in it is newer, not damaged.
+    let newer = |what, found: u8| FrameError::Newer { what, found: found.into() };
     let [version, kind, flags, codec] = [bytes[4], bytes[5], bytes[6], bytes[7]];
     if version != FRAME_VERSION {
-        return Err(FrameError::Newer { what: "version", found: version });
+        return Err(newer("version", version));
     }
-    let kind = FrameKind::from_code(kind).ok_or(FrameError::Newer { what: "kind", found: kind })?;
+    let kind = FrameKind::from_code(kind).ok_or(newer("kind", kind))?;
     if flags & !(FLAG_FIRST | FLAG_LAST) != 0 {
-        return Err(FrameError::Newer { what: "flags", found: flags });
+        return Err(newer("flags", flags));
     }
     if codec != CODEC_NONE {
-        return Err(FrameError::Newer { what: "codec", found: codec });
+        return Err(newer("codec", codec));
     }
     let payload_bytes = u32_at(8);
     if payload_bytes as usize > FRAME_PAYLOAD_BYTES_MAX || u32_at(12) != payload_bytes {
-        return Err(FrameError::Header);
+        return Err(FrameError::Newer { what: "length", found: payload_bytes.into() });
     }
     let header = FrameHeader {
         kind,

@@ -38,7 +38,7 @@ use crate::position::{Epoch, LogId, Lsn, SegmentId};
 use crate::tail::TailCache;
 use directory::{Directory, Identity, Prepared, SEGMENT_HEADER_BYTES};
 use index::{Index, Place};
-use manifest::Manifest;
+use manifest::{Manifest, Sealed};
 use recovery::Judgement;
 use scan::Boundary;
 pub use view::{LogView, SegmentState, SegmentSummary, Verification};
@@ -82,7 +82,6 @@ impl Default for SegmentedOptions {
 /// Dropping it releases the directory, as a kill would; [`SegmentedLog::close`] also records that nothing is missing.
 pub struct SegmentedLog {
     shared: Arc<Shared>,
-    durable: watch::Sender<Lsn>,
     maintenance: Option<Maintenance>,
     lock: Box<dyn DiskLock>,
 }
@@ -101,6 +100,8 @@ struct Shared {
     /// Up to where the active segment, and with it all before it, is durable.
     durable_end: Mutex<(SegmentId, u64)>,
     durable: watch::Receiver<Lsn>,
+    /// Moves `durable`, and closes it when the log is closed.
+    announce: Mutex<Option<watch::Sender<Lsn>>>,
     poison: Mutex<Option<Arc<str>>>,
     first: Mutex<(SegmentId, Lsn)>,
     is_space_low: AtomicBool,
@@ -142,10 +143,9 @@ impl SegmentedLog {
             LockError::Held { holder } => LogError::Locked { path: lock_path.clone(), holder },
             LockError::Io(source) => LogError::Io { action: "lock", path: lock_path.clone(), source },
         })?;
-        let (shared, durable) = Shared::open(env, directory, options, judgement)?;
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared::open(env, directory, options, judgement)?);
         let maintenance = shared.options.is_self_maintained.then(|| Maintenance::start(&shared));
-        Ok(Self { shared, durable, maintenance, lock })
+        Ok(Self { shared, maintenance, lock })
     }
 
     /// Replaces what the lock file says of its holder: its address, once it listens.
@@ -186,7 +186,7 @@ impl Shared {
         directory: Directory,
         options: SegmentedOptions,
         judgement: Judgement,
-    ) -> Result<(Self, watch::Sender<Lsn>), LogError> {
+    ) -> Result<Self, LogError> {
         let (mut present, generations) = directory.list()?;
         let mut manifest = match Manifest::load(&directory, &generations)? {
             Some(manifest) => manifest,
@@ -197,7 +197,7 @@ impl Shared {
                 manifest
             }
         };
-        let identity = Identity::new(manifest.log);
+        let identity = manifest.identity();
         let witnesses = options.witnesses.iter().filter(|(log, _)| *log == manifest.log).map(|(_, lsn)| *lsn);
         let witness = witnesses.max().unwrap_or(Lsn::ORIGIN);
         let tail = recovery::find_tail(&directory, identity, &manifest, &present, witness, judgement)?;
@@ -260,13 +260,14 @@ impl Shared {
             tail: Mutex::new(TailCache::new(options.tail_bytes_max)),
             durable_end: Mutex::new(durable_end),
             durable,
+            announce: Mutex::new(Some(sender)),
             poison: Mutex::new(None),
             first: Mutex::new(first),
             is_space_low: AtomicBool::new(false),
             bell: Bell::default(),
             options,
         };
-        Ok((shared, sender))
+        Ok(shared)
     }
 
     fn writing(&self) -> MutexGuard<'_, Writing> {
@@ -323,7 +324,17 @@ impl Shared {
         let mut poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
         let cause = poison.get_or_insert_with(|| error.to_string().into());
         tracing::error!(%cause, "the log is poisoned");
-        LogError::Poisoned { cause: Arc::clone(cause) }
+        let error = LogError::Poisoned { cause: Arc::clone(cause) };
+        drop(poison);
+        // Who waits for more must hear of it.
+        self.announce(|_| {});
+        error
+    }
+
+    fn announce(&self, change: impl FnOnce(&mut Lsn)) {
+        if let Some(durable) = &*self.announce.lock().unwrap_or_else(PoisonError::into_inner) {
+            durable.send_modify(change);
+        }
     }
 
     fn append_failed(&self, failure: AppendFailure) -> LogError {
@@ -342,10 +353,11 @@ impl Shared {
         }
         self.check_space()?;
         // The supply is touched only when the segment is about to be full: preparing one takes its lock for long.
-        let needed = writing.writer.plan(group, |ordinal| self.options.segment_bytes(SegmentId::new(ordinal)));
         let mut taken = VecDeque::new();
-        if !needed.is_empty() {
+        if !writing.writer.has_room_for(group) {
             let mut supply = self.supply();
+            let ready: Vec<_> = supply.ready.iter().map(|segment| segment.bytes).collect();
+            let needed = writing.writer.plan(group, &ready, |id| self.options.segment_bytes(id));
             supply.prepare(&self.directory, self.identity, &needed)?;
             taken.extend(supply.ready.drain(..needed.len()));
         }
@@ -366,7 +378,7 @@ impl Shared {
         Ok(())
     }
 
-    fn make_durable(&self, durable: &watch::Sender<Lsn>) -> Result<Lsn, LogError> {
+    fn make_durable(&self) -> Result<Lsn, LogError> {
         self.check_poison()?;
         let mut writing = self.writing();
         let appended = writing.writer.appended();
@@ -380,7 +392,7 @@ impl Shared {
             let mut tail = self.tail();
             writing.pending.drain(..).for_each(|commit| tail.push(commit));
         }
-        durable.send_replace(appended);
+        self.announce(|durable| *durable = appended);
         drop(writing);
         self.bell.ring_if_idle();
         Ok(appended)
@@ -419,12 +431,11 @@ impl Shared {
             (writing.writer.sealed(), writing.writer.active())
         };
         let mut supply = self.supply();
-        if let Some(sealed) =
-            sealed.filter(|sealed| supply.manifest.sealed.is_none_or(|known| known.segment < sealed.segment))
-        {
-            supply.manifest.sealed = Some(sealed);
-            supply.manifest.active = active;
-            supply.manifest.store(&self.directory)?;
+        let is_news = |sealed: &Sealed| supply.manifest.sealed.is_none_or(|known| known.segment < sealed.segment);
+        if let Some(sealed) = sealed.filter(is_news) {
+            let mut manifest = Manifest { sealed: Some(sealed), active, ..supply.manifest.clone() };
+            manifest.store(&self.directory)?;
+            supply.manifest = manifest;
         }
         drop(supply);
         if self.is_mark_due() {
@@ -470,7 +481,7 @@ impl CommitLog for SegmentedLog {
     }
 
     fn durable(&self) -> watch::Receiver<Lsn> {
-        self.durable.subscribe()
+        self.shared.durable.clone()
     }
 
     fn earliest(&self) -> Lsn {
@@ -482,12 +493,12 @@ impl CommitLog for SegmentedLog {
     }
 
     fn make_durable(&self) -> Result<Lsn, LogError> {
-        self.shared.make_durable(&self.durable)
+        self.shared.make_durable()
     }
 
     fn read_after(&self, after: Lsn) -> Result<LogReader, LogError> {
         self.shared.check_poison()?;
-        let durable = *self.durable.borrow();
+        let durable = *self.shared.durable.borrow();
         if after > durable {
             return Err(LogError::BeyondDurable { after, durable });
         }
@@ -497,6 +508,14 @@ impl CommitLog for SegmentedLog {
         }
         let source = reader::SegmentSource::new(Arc::clone(&self.shared));
         Ok(LogReader::new(after, self.durable(), Box::new(source)))
+    }
+}
+
+impl Drop for SegmentedLog {
+    fn drop(&mut self) {
+        self.maintenance = None;
+        // Readers may outlive the log: they come to its end.
+        self.shared.announce.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -526,14 +545,11 @@ impl Supply {
                 if segment.bytes >= *length {
                     continue;
                 }
-                // Too short for a large commit part: it and those behind it are prepared anew, under the same ids.
-                for segment in self.ready.drain(index..).rev() {
-                    let path = directory.segment_path(segment.id);
-                    directory.disk.remove(&path).map_err(directory.failed("remove", &path))?;
-                    self.next = segment.id;
-                }
+                // Too short for a large commit part: it and those behind it are prepared anew, in the place of the old ones.
+                self.next = segment.id;
+                self.ready.truncate(index);
             }
-            let segment = directory.prepare_segment(identity.log, self.next, *length).map_err(not_written)?;
+            let segment = directory.prepare_segment(identity, self.next, *length).map_err(not_written)?;
             self.next = segment.id.next();
             self.ready.push_back(segment);
         }
@@ -580,9 +596,10 @@ fn refuse_orphans(directory: &Directory, present: &[SegmentId], generations: &[u
 
 /// Begins a log: its first segment, then its first manifest. A crash between the two leaves a segment without frames.
 fn begin(env: &Env, directory: &Directory, options: &SegmentedOptions) -> Result<Manifest, LogError> {
-    let mut manifest = Manifest::new(LogId::from_bytes(env.entropy.draw()));
+    let identity = Identity { log: LogId::from_bytes(env.entropy.draw()), salt: env.entropy.draw() };
+    let mut manifest = Manifest::new(identity);
     let first = manifest.first;
-    directory.prepare_segment(manifest.log, first, options.segment_bytes(first)).map_err(not_written)?;
+    directory.prepare_segment(identity, first, options.segment_bytes(first)).map_err(not_written)?;
     manifest.store(directory)?;
     Ok(manifest)
 }

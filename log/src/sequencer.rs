@@ -31,6 +31,7 @@ use crate::commit::{Commit, EncodedCommit, EnvelopeError, Group, ProducerId, dec
 use crate::commit_log::CommitLog;
 use crate::env::Clock;
 use crate::error::LogError;
+use crate::key::KEY_BYTES_MAX;
 use crate::position::{CommitTime, Lsn, RowId, StorageId};
 
 pub use self::core::{RecentSequences, Refusal, SEQUENCES_KEPT, Stamp};
@@ -155,7 +156,8 @@ pub enum CommitError {
         /// Why.
         cause: Arc<str>,
     },
-    /// It did not happen: the database accepts no writes now.
+    /// It did not happen: the database accepts no writes now. (A write set that names its producer is answered `Unknown` then, where
+    /// it may be the retry of one that stands.)
     #[error("no writes are accepted: {cause}")]
     Stopped {
         /// Why.
@@ -293,26 +295,35 @@ impl Sequencer {
         self.shared.wake.notify_all();
     }
 
-    /// Accepts writes again after the keeper had failed and has caught up with everything durable.
-    ///
-    /// # Panics
-    /// When the keeper has not caught up.
-    pub fn resume(&self) {
+    /// Accepts writes again after the keeper had failed and has caught up with everything durable. `false`: commits are still on
+    /// their way, or the keeper has not caught up, or the database is closing; nothing has changed.
+    #[must_use]
+    pub fn resume(&self) -> bool {
         let mut state = self.shared.state();
         let durable = *self.shared.log.durable().borrow();
-        assert_eq!(self.shared.keeper.applied(), durable, "writes go on when everything durable is applied");
-        if state.is_closing {
-            return;
+        if state.is_closing || state.core.accepted() != durable || self.shared.keeper.applied() != durable {
+            return false;
         }
-        state.core.applied_to(durable);
+        // What writers resolved before may have been read while the keeper was behind.
+        state.core.restart_at(durable);
         state.stopped = None;
         self.shared.visible.send_replace(durable);
+        true
+    }
+
+    /// Accepts no writes until [`Sequencer::resume`]: the keeper is about to be mended.
+    pub fn pause(&self, cause: &str) {
+        self.shared.state().stopped.get_or_insert_with(|| cause.into());
     }
 
     /// Has a write set ordered; the answer tells what becomes of it.
     async fn submit(&self, set: WriteSet) -> Result<oneshot::Receiver<Outcome>, CommitError> {
         let bytes = set.byte_len();
         let max = self.shared.options.transaction_bytes_max;
+        let longest_name = set.changes.iter().map(crate::Change::name_len).max().unwrap_or(0);
+        if longest_name > KEY_BYTES_MAX {
+            return Err(CommitError::TooLarge { bytes: longest_name, max: KEY_BYTES_MAX });
+        }
         let longest = set.changes.iter().map(crate::Change::byte_len).max().unwrap_or(0);
         if bytes > max || longest > CHANGE_BYTES_MAX {
             return Err(CommitError::TooLarge { bytes, max: max.min(CHANGE_BYTES_MAX) });
@@ -356,23 +367,30 @@ impl Shared {
     }
 
     fn accept(&self, set: WriteSet, room: SemaphorePermit<'_>) -> Result<oneshot::Receiver<Outcome>, CommitError> {
+        // A write set that names its producer may be the retry of one that stands: while that cannot be told, the outcome is unknown.
+        let is_numbered = set.producer.is_some();
+        let stopped = |cause: Arc<str>| match is_numbered {
+            true => CommitError::Unknown { cause },
+            false => CommitError::Stopped { cause },
+        };
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let mut resolved = self.resolve(&set)?;
+            let keys_asked = RANGE_KEYS_ASKED << attempt.min(RANGE_DOUBLINGS_MAX);
+            let mut resolved = self.resolve(&set, keys_asked).map_err(|error| stopped(error.0))?;
             let mut state = self.state();
             if attempt > RESOLUTIONS_WITHOUT_LOCK {
-                // With the lock nothing is applied and forgotten meanwhile, so this one is not stale.
-                resolved = self.resolve(&set)?;
+                // With the lock nothing is applied and forgotten meanwhile.
+                resolved = self.resolve(&set, keys_asked).map_err(|error| stopped(error.0))?;
             }
-            if let Some(cause) = &state.stopped {
-                return Err(CommitError::Stopped { cause: Arc::clone(cause) });
-            }
-            return match state.core.check(&set, &resolved) {
-                Ok(()) => Ok(self.enqueue(state, set, room)),
-                Err(Objection::Duplicate(lsn)) => Ok(state.await_first(lsn)),
-                Err(Objection::Refused(refusal)) => Err(refusal.into()),
-                Err(Objection::Stale) => continue,
+            let checked = state.core.check(&set, &resolved);
+            let cause = state.stopped.clone();
+            return match (checked, cause) {
+                (Err(Objection::Duplicate(lsn)), _) => Ok(state.await_first(lsn)),
+                (_, Some(cause)) => Err(stopped(cause)),
+                (Ok(()), None) => Ok(self.enqueue(state, set, room)),
+                (Err(Objection::Refused(refusal)), None) => Err(refusal.into()),
+                (Err(Objection::Stale), None) => continue,
             };
         }
     }
@@ -406,8 +424,8 @@ impl Shared {
         outcome
     }
 
-    fn resolve(&self, set: &WriteSet) -> Result<Resolved, CommitError> {
-        let stopped = |error: KeeperError| CommitError::Stopped { cause: error.to_string().into() };
+    /// Asks the keeper; of a range at most `keys_asked` keys.
+    fn resolve(&self, set: &WriteSet, keys_asked: usize) -> Result<Resolved, KeeperError> {
         let at = self.keeper.applied();
         let version = |space: StorageId, key: &[u8]| self.keeper.version(space, key, at).map(Answer::Version);
         let answer = |condition: &Precondition| match condition {
@@ -416,15 +434,15 @@ impl Shared {
             | Precondition::AtVersion { space, key, .. } => version(*space, key),
             Precondition::SchemaAt { table, .. } => version(CATALOG_SPACE, &catalog_key(table.value())),
             Precondition::RangeEmpty { space, range } => {
-                let keys = self.keeper.keys(*space, range, at, RANGE_KEYS_ASKED)?;
-                let is_complete = keys.len() < RANGE_KEYS_ASKED;
+                let keys = self.keeper.keys(*space, range, at, keys_asked)?;
+                let is_complete = keys.len() < keys_asked;
                 Ok(Answer::Keys { keys, is_complete })
             }
             Precondition::RangeUnchanged { .. } => Ok(Answer::NotAsked),
         };
-        let answers = set.preconditions.iter().map(answer).collect::<Result<_, _>>().map_err(stopped)?;
+        let answers = set.preconditions.iter().map(answer).collect::<Result<_, KeeperError>>()?;
         let sequences = match set.producer {
-            Some(producer) => self.keeper.sequences(producer.producer, at).map_err(stopped)?,
+            Some(producer) => self.keeper.sequences(producer.producer, at)?,
             None => VecDeque::new(),
         };
         Ok(Resolved { at, answers, sequences })
@@ -508,9 +526,10 @@ impl Pipeline {
                 // What was accepted meanwhile was never given to the log.
                 self.drop_pending(&mut state, durable, &cause);
             }
+            // Before the lock is released: a retry that finds the commit applied must find it visible.
+            self.shared.visible.send_replace(applied);
             state.take_retries(|lsn| lsn <= durable)
         };
-        self.shared.visible.send_replace(applied);
         let answer = |lsn: Lsn, first_row, is_duplicate| match &outcome {
             Err(error) if lsn > applied => Err(CommitError::NotYetReadable { lsn, cause: error.to_string().into() }),
             _ => Ok(Receipt { lsn, first_row, is_duplicate }),
@@ -576,6 +595,8 @@ impl Drop for Pipeline {
             self.shared.room.add_permits(room);
         }
         state.retries.clear();
+        // Nobody gives room back any more.
+        self.shared.room.close();
     }
 }
 
@@ -615,7 +636,9 @@ fn last_stamp(log: &dyn CommitLog) -> Result<Stamp, LogError> {
 
 /// After as many stale resolutions the next one is made under the lock, where it cannot become stale.
 const RESOLUTIONS_WITHOUT_LOCK: u32 = 3;
-const RANGE_KEYS_ASKED: usize = 64;
+/// How many keys of a range are asked for; each further attempt (all that were seen have gone since) asks for twice as many.
+const RANGE_KEYS_ASKED: usize = 32;
+const RANGE_DOUBLINGS_MAX: u32 = 30;
 const ROOM_UNIT_BYTES: usize = 256;
 /// One change alone must fit into a part of the log.
 const CHANGE_BYTES_MAX: usize = crate::commit::PART_BYTES_MAX - 4096;

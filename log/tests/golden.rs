@@ -16,7 +16,7 @@ use highwater_log::position::{ColumnId, CommitTime, RowId, SchemaVersion, Segmen
 use highwater_log::row::RowLayout;
 use highwater_log::schema::{CatalogEntry, ColumnSchema, Namespace, TableSchema, UniqueSchema};
 use highwater_log::value::{Array, ColumnType, ElementType, Interval, Value};
-use highwater_log::{Change, Commit, CommitHeader, CommitLog, Epoch, LogId, Lsn, SegmentedLog, SegmentedOptions, key};
+use highwater_log::{Change, Commit, CommitHeader, CommitLog, Epoch, Lsn, SegmentedLog, SegmentedOptions, key};
 
 /// Compares `bytes` with the golden file `name`, both as hexadecimal lines of 32 bytes.
 fn assert_golden(name: &str, bytes: &[u8]) {
@@ -197,7 +197,7 @@ fn frames_are_stored_as_ever() {
         part: 0,
     };
     let mut bytes = Vec::new();
-    frame::encode(FrameSeed::new(LogId::from_bytes([7; 16])), 4096, &header, payload, &mut bytes);
+    frame::encode(FrameSeed::new([7; 16]), 4096, &header, payload, &mut bytes);
     assert_golden("frame", &bytes);
 }
 

@@ -4,7 +4,7 @@
 //! the whole history lies in memory and is written whole at a checkpoint.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -101,6 +101,14 @@ impl Catalog {
             Err(error) => tracing::warn!(path = %path.display(), %error, "the catalog is dropped and folded anew"),
         }
         Ok(catalog)
+    }
+
+    /// What a checkpoint in `directory` proves of the log, before either is opened: its identity, and an LSN that was durable.
+    #[must_use]
+    pub fn witness(disk: &dyn Disk, directory: &Path) -> Option<(LogId, Lsn)> {
+        let bytes = checked_json::read(disk, &directory.join(CHECKPOINT_NAME)).ok()??;
+        let checkpoint: Checkpoint = checked_json::decode(TITLE, SHAPE_VERSION, &bytes).ok()?;
+        Some((checkpoint.log, checkpoint.applied))
     }
 
     /// The table of this name at `at`.
@@ -205,7 +213,7 @@ impl Catalog {
     }
 
     fn path(&self) -> PathBuf {
-        self.directory.join("checkpoint")
+        self.directory.join(CHECKPOINT_NAME)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -335,6 +343,7 @@ impl Entry {
 }
 
 const TITLE: &str = "highwater catalog";
+const CHECKPOINT_NAME: &str = "checkpoint";
 const SHAPE_VERSION: u32 = 1;
 const PUBLIC_ID: u64 = 1;
 /// Ids below are kept for what is built in.

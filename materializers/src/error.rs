@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use highwater_log::position::{SchemaVersion, StorageId, TableId};
+use highwater_log::position::{SchemaVersion, TableId};
 use highwater_log::row::CodecError;
 use highwater_log::schema::CatalogEntryError;
 use highwater_log::sequencer::KeeperError;
@@ -64,9 +64,25 @@ pub enum FoldError {
         /// What is applied.
         applied: Lsn,
     },
-    /// There are no rows under this storage id at that position.
-    #[error("no rows are kept under storage {0}")]
-    UnknownStorage(StorageId),
+    /// The rows were opened or folded anew since the read began. Read again.
+    #[error("the rows were opened anew meanwhile")]
+    Reopened,
+    /// A commit came out of order.
+    #[error("commit {lsn} cannot be folded behind {applied}")]
+    OutOfOrder {
+        /// The commit.
+        lsn: Lsn,
+        /// The last commit folded.
+        applied: Lsn,
+    },
+    /// The files hold more than the log: durable commits are missing from it. Restore a backup; nothing was changed.
+    #[error("the rows reach lsn {persisted}, but the log ends at {durable}: it has lost durable commits")]
+    AheadOfLog {
+        /// What the files reach.
+        persisted: Lsn,
+        /// Where the log ends.
+        durable: Lsn,
+    },
     /// The log could not be read.
     #[error("cannot follow the log")]
     Log(#[from] LogError),

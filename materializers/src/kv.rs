@@ -77,17 +77,25 @@ pub struct Kv {
     options: KvOptions,
     catalog: Arc<Catalog>,
     cache: Arc<lsm_tree::Cache>,
-    trees: RwLock<HashMap<StorageId, Arc<Tree>>>,
+    trees: RwLock<Trees>,
     applied: AtomicU64,
+    /// One at a time of everything that touches files: checkpoints, compactions, opening anew. Taken before `folding`.
+    upkeep: Mutex<Upkeep>,
     /// One fold at a time.
     folding: Mutex<()>,
-    upkeep: Mutex<Upkeep>,
     history: Mutex<History>,
 }
 
 /// What is on disk.
 struct Upkeep {
     checkpoint: Checkpoint,
+}
+
+#[derive(Default)]
+struct Trees {
+    by_storage: HashMap<StorageId, Arc<Tree>>,
+    /// Grows whenever the rows are opened or folded anew: what was pinned before is not to be read any more.
+    generation: u64,
 }
 
 /// Which positions may be read.
@@ -139,25 +147,40 @@ impl Kv {
     }
 
     fn load(&self) -> Result<(), FoldError> {
+        let mut upkeep = self.upkeep();
         let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = self.trees_directory();
         self.disk.create_dir(&directory).map_err(self.failed("create", &directory))?;
-        match self.load_files() {
+        self.close_trees();
+        match self.load_files(&mut upkeep) {
             Ok(()) => Ok(()),
             Err(cause) => {
                 tracing::warn!(directory = %self.directory.display(), %cause, "the rows are dropped and folded anew");
-                self.drop_files()
+                self.drop_files(&mut upkeep)
             }
         }
     }
 
-    fn load_files(&self) -> Result<(), FoldError> {
+    /// Lets go of all trees; pins of before read nothing any more.
+    fn close_trees(&self) {
+        let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        trees.generation += 1;
+        trees.by_storage.clear();
+        self.applied.store(0, Ordering::Release);
+    }
+
+    fn load_files(&self, upkeep: &mut Upkeep) -> Result<(), FoldError> {
         let checkpoint = Checkpoint::load(&*self.disk, &self.checkpoint_path(), self.log)?;
         let mut trees = HashMap::new();
-        for name in std::fs::read_dir(self.trees_directory()).map_err(self.failed("list", &self.directory))? {
-            let name = name.map_err(self.failed("list", &self.directory))?.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            trees.insert(StorageId::new(id), Arc::new(self.open_tree(StorageId::new(id))?));
+        for entry in std::fs::read_dir(self.trees_directory()).map_err(self.failed("list", &self.directory))? {
+            let entry = entry.map_err(self.failed("list", &self.directory))?;
+            let name = entry.file_name();
+            let name = name.to_str().unwrap_or_default();
+            if name.ends_with(GONE_SUFFIX) {
+                std::fs::remove_dir_all(entry.path()).map_err(self.failed("remove", &entry.path()))?;
+            } else if let Ok(id) = name.parse() {
+                trees.insert(StorageId::new(id), Arc::new(self.open_tree(StorageId::new(id))?));
+            }
         }
         if let Some(missing) = checkpoint.trees.iter().find(|id| !trees.contains_key(id)) {
             return Err(storage_error(&format!("the tree of storage {missing} is missing")));
@@ -166,12 +189,15 @@ impl Kv {
             // Without a checkpoint nothing says which log they were folded from.
             return Err(storage_error("there are trees without a checkpoint"));
         }
-        let mut history = self.history();
-        history.from = checkpoint.history_from;
-        history.times = checkpoint.times.iter().copied().collect();
+        {
+            let mut history = self.history();
+            history.from = checkpoint.history_from;
+            history.times = checkpoint.times.iter().copied().collect();
+        }
+        let mut open = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        open.by_storage = trees;
         self.applied.store(checkpoint.applied.value(), Ordering::Release);
-        *self.trees.write().unwrap_or_else(PoisonError::into_inner) = trees;
-        self.upkeep().checkpoint = checkpoint;
+        upkeep.checkpoint = checkpoint;
         Ok(())
     }
 
@@ -182,9 +208,8 @@ impl Kv {
         opened.unwrap_or_else(|_| Err(storage_error(&format!("the files of storage {id} are damaged"))))
     }
 
-    fn drop_files(&self) -> Result<(), FoldError> {
-        self.trees.write().unwrap_or_else(PoisonError::into_inner).clear();
-        self.applied.store(0, Ordering::Release);
+    fn drop_files(&self, upkeep: &mut Upkeep) -> Result<(), FoldError> {
+        self.close_trees();
         // The checkpoint goes first: trees without one are never trusted.
         let checkpoint = self.checkpoint_path();
         match self.disk.remove(&checkpoint) {
@@ -200,7 +225,7 @@ impl Kv {
         let mut history = self.history();
         (history.from, history.times) = (Lsn::ORIGIN, VecDeque::new());
         drop(history);
-        self.upkeep().checkpoint = Checkpoint::beginning(self.log);
+        upkeep.checkpoint = Checkpoint::beginning(self.log);
         Ok(())
     }
 
@@ -208,6 +233,13 @@ impl Kv {
     #[must_use]
     pub fn witness(disk: &dyn Disk, directory: &Path) -> Option<(LogId, Lsn)> {
         Checkpoint::witness(disk, &directory.join(CHECKPOINT_NAME))
+    }
+
+    /// The highest LSN that is in any file.
+    pub(crate) fn persisted(&self) -> Lsn {
+        let trees = self.all_trees();
+        let checkpoint = self.upkeep().checkpoint.applied;
+        trees.iter().filter_map(|(_, tree)| tree.persisted()).fold(checkpoint, Lsn::max)
     }
 
     /// Whether so much lies in memory that a fold must wait for files to be written.
@@ -230,7 +262,10 @@ impl Kv {
         }
         *history.pins.entry(at).or_default() += 1;
         drop(history);
-        Ok(ReadPin { kv: Arc::clone(self), at })
+        let pin = ReadPin { kv: Arc::clone(self), at, generation: self.generation() };
+        // Opened anew in between, it may not have come as far.
+        let applied = self.applied();
+        if at > applied { Err(FoldError::NotApplied { at, applied }) } else { Ok(pin) }
     }
 
     /// The earliest position that can be read.
@@ -244,10 +279,7 @@ impl Kv {
     /// # Errors
     /// [`FoldError::Storage`].
     pub fn position(&self, of: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
-        match self.tree(SYSTEM_STORAGE) {
-            Some(tree) => tree.read(&position_key(of), at),
-            None => Ok(None),
-        }
+        self.read(SYSTEM_STORAGE, at, |tree| tree.read(&position_key(of), at))
     }
 
     /// The producer's newest sequences at `at`.
@@ -255,10 +287,7 @@ impl Kv {
     /// # Errors
     /// [`FoldError::Storage`].
     pub fn sequences(&self, producer: ProducerId, at: Lsn) -> Result<RecentSequences, FoldError> {
-        let value = match self.tree(SYSTEM_STORAGE) {
-            Some(tree) => tree.read(&producer_key(producer), at)?,
-            None => None,
-        };
+        let value = self.read(SYSTEM_STORAGE, at, |tree| tree.read(&producer_key(producer), at))?;
         Ok(value.as_deref().map_or_else(VecDeque::new, decode_sequences))
     }
 
@@ -267,7 +296,8 @@ impl Kv {
     /// # Errors
     /// [`FoldError::Storage`].
     pub fn key_version(&self, storage: StorageId, key: &[u8], at: Lsn) -> Result<Option<Lsn>, FoldError> {
-        Ok(self.row(storage, key, at)?.map(|row| row.version))
+        let value = self.read(storage, at, |tree| tree.read(key, at))?;
+        Ok(value.map(stored_row).transpose()?.map(|row| row.version))
     }
 
     /// The keys of a range at `at`, rising, at most `limit`.
@@ -275,10 +305,7 @@ impl Kv {
     /// # Errors
     /// [`FoldError::Storage`].
     pub fn keys(&self, storage: StorageId, range: &KeyRange, at: Lsn, limit: usize) -> Result<Vec<Bytes>, FoldError> {
-        match self.tree(storage) {
-            Some(tree) => tree.scan(range, at).take(limit).map(|item| item.map(|(key, _)| key)).collect(),
-            None => Ok(Vec::new()),
-        }
+        self.read(storage, at, |tree| tree.scan(range, at).take(limit).map(|item| item.map(|(key, _)| key)).collect())
     }
 
     /// Does what is due beside the commits: flushes, compactions, checkpoints. `now_micros` is the time of day.
@@ -287,12 +314,11 @@ impl Kv {
     /// [`FoldError::Storage`], [`FoldError::Io`].
     pub fn maintain(&self, now_micros: u64) -> Result<(), FoldError> {
         self.move_history(now_micros);
-        let trees = self.all_trees();
         if self.sizes().1 >= self.options.memtable_bytes {
             self.checkpoint()?;
         }
-        let watermark = self.upkeep().checkpoint.history_from;
-        trees.iter().try_for_each(|(_, tree)| tree.compact(watermark))
+        let _upkeep = self.upkeep();
+        self.all_trees().iter().try_for_each(|(_, tree)| tree.compact())
     }
 
     /// Bytes of files and bytes of memory not yet in files.
@@ -303,8 +329,7 @@ impl Kv {
         (disk, trees.iter().map(|(_, tree)| tree.memory_bytes()).sum())
     }
 
-    /// Moves the beginning of the history to the window's, but not beyond what is being read. It takes effect on files after the next
-    /// checkpoint has recorded it.
+    /// Moves the beginning of the history to the window's, but not beyond what is being read.
     fn move_history(&self, now_micros: u64) {
         let window = u64::try_from(self.options.history.as_micros()).unwrap_or(u64::MAX);
         let begin = now_micros.saturating_sub(window);
@@ -331,37 +356,60 @@ impl Kv {
         }
     }
 
-    fn row(&self, storage: StorageId, key: &[u8], at: Lsn) -> Result<Option<StoredRow>, FoldError> {
-        match self.tree(storage) {
-            Some(tree) => tree.read(key, at)?.map(stored_row).transpose(),
-            None => Ok(None),
+    /// Reads a tree at `at`, of which the caller has made sure that it was applied; fails when the rows were opened anew meanwhile.
+    fn read<T: Default>(
+        &self,
+        storage: StorageId,
+        at: Lsn,
+        read: impl FnOnce(&Tree) -> Result<T, FoldError>,
+    ) -> Result<T, FoldError> {
+        let generation = self.generation();
+        let applied = self.applied();
+        if at > applied {
+            return Err(FoldError::NotApplied { at, applied });
         }
+        let found = match self.tree(storage, generation)? {
+            Some(tree) => read(&tree)?,
+            None => T::default(),
+        };
+        if self.generation() == generation { Ok(found) } else { Err(FoldError::Reopened) }
     }
 
-    fn tree(&self, id: StorageId) -> Option<Arc<Tree>> {
-        self.trees.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    fn generation(&self) -> u64 {
+        self.trees.read().unwrap_or_else(PoisonError::into_inner).generation
+    }
+
+    /// The tree, as of that generation.
+    fn tree(&self, id: StorageId, generation: u64) -> Result<Option<Arc<Tree>>, FoldError> {
+        let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
+        if trees.generation == generation { Ok(trees.by_storage.get(&id).cloned()) } else { Err(FoldError::Reopened) }
     }
 
     fn tree_to_write(&self, id: StorageId) -> Result<Arc<Tree>, FoldError> {
-        if let Some(tree) = self.tree(id) {
+        // Folding excludes opening anew, so the generation stands.
+        if let Some(tree) = self.tree(id, self.generation())? {
             return Ok(tree);
         }
         let tree = Arc::new(self.open_tree(id)?);
-        self.trees.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&tree));
+        self.trees.write().unwrap_or_else(PoisonError::into_inner).by_storage.insert(id, Arc::clone(&tree));
         Ok(tree)
     }
 
     /// Removes a tree whose table was dropped or truncated longer ago than any read goes back, and that no checkpoint names.
     fn drop_tree(&self, id: StorageId, tree: Arc<Tree>) -> Result<(), FoldError> {
-        self.trees.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.trees.write().unwrap_or_else(PoisonError::into_inner).by_storage.remove(&id);
         drop(tree);
+        // Renamed first: half removed, it would pass for a damaged tree.
         let path = self.trees_directory().join(id.to_string());
-        std::fs::remove_dir_all(&path).map_err(self.failed("remove", &path))
+        let gone = self.trees_directory().join(format!("{id}{GONE_SUFFIX}"));
+        self.disk.rename(&path, &gone).map_err(self.failed("rename", &path))?;
+        self.disk.sync_dir(&self.trees_directory()).map_err(self.failed("sync", &self.trees_directory()))?;
+        std::fs::remove_dir_all(&gone).map_err(self.failed("remove", &gone))
     }
 
     fn all_trees(&self) -> Vec<(StorageId, Arc<Tree>)> {
         let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
-        trees.iter().map(|(id, tree)| (*id, Arc::clone(tree))).collect()
+        trees.by_storage.iter().map(|(id, tree)| (*id, Arc::clone(tree))).collect()
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
@@ -401,7 +449,9 @@ impl Materializer for Kv {
         if commit.lsn <= applied {
             return Ok(());
         }
-        assert_eq!(commit.lsn, applied.next(), "commits are folded in order");
+        if commit.lsn != applied.next() {
+            return Err(FoldError::OutOfOrder { lsn: commit.lsn, applied });
+        }
         let writes = fold::fold(commit, &self.catalog)?;
         for ((storage, key), value) in writes.keys {
             self.tree_to_write(storage)?.write(&key, value, commit.lsn);
@@ -426,13 +476,14 @@ impl Materializer for Kv {
         if applied == upkeep.checkpoint.applied {
             return Ok(applied);
         }
-        // Files keep what the history recorded on disk promises, not yet what the next record will.
-        let watermark = upkeep.checkpoint.history_from;
-        let needed = self.catalog.storages_since(watermark);
+        // Trees before the storages that are needed: one that comes in between is not taken for one that is gone. They are needed
+        // as long as the history recorded on disk promises, not the one that will be.
+        let all = self.all_trees();
+        let needed = self.catalog.storages_since(upkeep.checkpoint.history_from);
         let is_needed = |id: &StorageId| *id == SYSTEM_STORAGE || needed.contains(id);
-        let (trees, gone): (Vec<_>, Vec<_>) = self.all_trees().into_iter().partition(|(id, _)| is_needed(id));
+        let (trees, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(id, _)| is_needed(id));
         for (_, tree) in trees.iter().filter(|(_, tree)| tree.is_dirty()) {
-            tree.flush(watermark)?;
+            tree.flush()?;
         }
         let (history_from, times) = {
             let history = self.history();
@@ -450,8 +501,9 @@ impl Materializer for Kv {
     }
 
     fn reset(&self) -> Result<(), FoldError> {
+        let mut upkeep = self.upkeep();
         let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
-        self.drop_files()
+        self.drop_files(&mut upkeep)
     }
 }
 
@@ -459,6 +511,7 @@ impl Materializer for Kv {
 pub struct ReadPin {
     kv: Arc<Kv>,
     at: Lsn,
+    generation: u64,
 }
 
 impl ReadPin {
@@ -471,25 +524,29 @@ impl ReadPin {
     /// The row, or the index entry, of this key.
     ///
     /// # Errors
-    /// [`FoldError::Storage`].
+    /// [`FoldError::Storage`]; [`FoldError::Reopened`] when the rows were mended since the pin was taken.
     pub fn row(&self, storage: StorageId, key: &[u8]) -> Result<Option<StoredRow>, FoldError> {
-        self.kv.row(storage, key, self.at)
+        match self.kv.tree(storage, self.generation)? {
+            Some(tree) => tree.read(key, self.at)?.map(stored_row).transpose(),
+            None => Ok(None),
+        }
     }
 
     /// The rows, or index entries, of a range of keys, rising.
     ///
     /// # Errors
-    /// Each item may be [`FoldError::Storage`].
+    /// [`FoldError::Reopened`] when the rows were mended since the pin was taken; each item may be [`FoldError::Storage`], and is
+    /// the last then.
     pub fn rows(
         &self,
         storage: StorageId,
         range: &KeyRange,
-    ) -> impl Iterator<Item = Result<(Bytes, StoredRow), FoldError>> + Send + use<> {
-        let items = self.kv.tree(storage).map(|tree| tree.scan(range, self.at));
-        items.into_iter().flatten().map(|item| {
+    ) -> Result<impl Iterator<Item = Result<(Bytes, StoredRow), FoldError>> + Send + use<>, FoldError> {
+        let items = self.kv.tree(storage, self.generation)?.map(|tree| tree.scan(range, self.at));
+        Ok(items.into_iter().flatten().map(|item| {
             let (key, value) = item?;
             Ok((key, stored_row(value)?))
-        })
+        }))
     }
 }
 
@@ -510,6 +567,8 @@ const SYSTEM_STORAGE: StorageId = StorageId::new(0);
 const NAME: &str = "kv";
 const CHECKPOINT_NAME: &str = "checkpoint";
 const OVERFULL_FACTOR: u64 = 4;
+/// What the directory of a tree is called while it is removed.
+const GONE_SUFFIX: &str = ".gone";
 const VALUE_HEAD_BYTES: usize = 16;
 const TIME_STEP_MICROS: u64 = 60 * 1_000_000;
 

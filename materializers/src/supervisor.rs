@@ -49,7 +49,9 @@ impl Materialized {
     /// What the materializers in `directory` prove to have been durable, to be told to the log when it is opened.
     #[must_use]
     pub fn witnesses(env: &Env, directory: &Path) -> Vec<(LogId, Lsn)> {
-        Kv::witness(&*env.disk, &directory.join(KV_DIRECTORY)).into_iter().collect()
+        let kv = Kv::witness(&*env.disk, &directory.join(KV_DIRECTORY));
+        let catalog = Catalog::witness(&*env.disk, &directory.join(CATALOG_DIRECTORY));
+        kv.into_iter().chain(catalog).collect()
     }
 
     /// The catalog.
@@ -70,6 +72,10 @@ impl Materialized {
     /// [`FoldError`]; what was folded stands.
     pub fn catch_up(&self, log: &dyn CommitLog, mut progress: impl FnMut(Progress)) -> Result<(), FoldError> {
         let durable = *log.durable().borrow();
+        let persisted = self.kv.persisted().max(self.catalog.applied());
+        if persisted > durable {
+            return Err(FoldError::AheadOfLog { persisted, durable });
+        }
         let from = self.catalog.applied().min(self.kv.applied());
         let mut reader = log.read_after(from)?;
         while let Some(encoded) = reader.try_next()? {
@@ -91,10 +97,15 @@ impl Materialized {
     /// [`FoldError`] when a commit cannot be folded even then: the log holds what this program cannot fold.
     pub fn mend(&self, log: &dyn CommitLog, mut progress: impl FnMut(Progress)) -> Result<(), FoldError> {
         self.kv.reopen()?;
-        let Err(error) = self.catch_up(log, &mut progress) else { return Ok(()) };
-        tracing::warn!(%error, "the rows are dropped and folded anew");
-        self.kv.reset()?;
-        self.catch_up(log, progress)
+        match self.catch_up(log, &mut progress) {
+            // Anything else, a log that cannot be read above all, would not be mended by it.
+            Err(FoldError::Storage { materializer, cause }) => {
+                tracing::warn!(materializer, %cause, "the rows are dropped and folded anew");
+                self.kv.reset()?;
+                self.catch_up(log, progress)
+            }
+            outcome => outcome,
+        }
     }
 
     /// Does what is due beside the commits.

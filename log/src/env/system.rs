@@ -75,17 +75,16 @@ impl Disk for SystemDisk {
     }
 
     fn create_dir(&self, directory: &Path) -> io::Result<()> {
-        if directory.is_dir() {
-            return Ok(());
-        }
         let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if let Some(parent) = parent {
-            self.create_dir(parent)?;
-        }
         match std::fs::create_dir(directory) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.create_dir(parent.ok_or(error)?)?;
+                std::fs::create_dir(directory)?;
+            }
+            Err(error) if error.kind() != ErrorKind::AlreadyExists && !directory.is_dir() => return Err(error),
             _ => {}
         }
+        // Also where it was there: who made it may have been killed before this.
         self.sync_dir(parent.unwrap_or(Path::new(".")))
     }
 

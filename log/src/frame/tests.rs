@@ -1,7 +1,7 @@
 use super::*;
 
 fn seed() -> FrameSeed {
-    FrameSeed::new(LogId::from_bytes([1; 16]))
+    FrameSeed::new([1; 16])
 }
 
 fn header(payload: &[u8]) -> FrameHeader {
@@ -53,7 +53,7 @@ fn a_frame_copied_to_another_place_or_log_is_none() {
     let mut bytes = Vec::new();
     encode(seed(), 4096, &header(b"x"), b"x", &mut bytes);
     assert_eq!(decode_header(seed(), 4112, &bytes).unwrap_err(), FrameError::Header);
-    let other = FrameSeed::new(LogId::from_bytes([2; 16]));
+    let other = FrameSeed::new([2; 16]);
     assert_eq!(decode_header(other, 4096, &bytes).unwrap_err(), FrameError::Header);
 }
 

@@ -6,7 +6,7 @@
 //! segment-00000000000000000001    header block of 4,096 bytes, then frames
 //!
 //! header block := magic "HWSEGMNT" | format version u32 | zero u32 | log id 16 | segment id u64 | file length u64
-//!                 | CRC-32C of the 48 bytes before it | zeros
+//!                 | the log's salt 16 | CRC-32C of the 64 bytes before it | zeros
 //! ```
 
 use std::io::{self, ErrorKind};
@@ -76,33 +76,35 @@ impl Directory {
     }
 
     /// Creates a segment of `bytes` bytes, written with zeros (never sparse: a write that allocates nothing needs no journal) and
-    /// durable with its name, header last: a segment with a valid header is whole.
-    pub(super) fn prepare_segment(&self, log: LogId, id: SegmentId, bytes: u64) -> Result<Prepared, LogError> {
+    /// durable, header last: a segment with a valid header is whole. It takes its name last of all, in the place of an unused file
+    /// that may have it, so that at no time a segment is missing that was there before.
+    pub(super) fn prepare_segment(&self, identity: Identity, id: SegmentId, bytes: u64) -> Result<Prepared, LogError> {
         let path = self.segment_path(id);
-        let prepared = self.fill_segment(&path, log, id, bytes);
+        let temporary = path.with_extension("tmp");
+        let prepared = self.fill_segment(&path, &temporary, SegmentHeader { identity, segment: id, bytes });
         if prepared.is_err() {
-            // What is left of it holds nothing: it is removed now or when the log is opened next.
-            let _ = self.disk.remove(&path);
+            // What is left of it holds nothing, and the next attempt removes it, too.
+            let _ = self.disk.remove(&temporary);
         }
         prepared
     }
 
-    fn fill_segment(&self, path: &Path, log: LogId, id: SegmentId, bytes: u64) -> Result<Prepared, LogError> {
-        let file = match self.disk.open(path, Access::CreateNew) {
+    fn fill_segment(&self, path: &Path, temporary: &Path, header: SegmentHeader) -> Result<Prepared, LogError> {
+        let file = match self.disk.open(temporary, Access::CreateNew) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                self.disk.remove(path).map_err(self.failed("remove", path))?;
-                self.disk.open(path, Access::CreateNew)
+                self.disk.remove(temporary).map_err(self.failed("remove", temporary))?;
+                self.disk.open(temporary, Access::CreateNew)
             }
             other => other,
         }
-        .map_err(self.failed("create", path))?;
-        zero(&*file, SEGMENT_HEADER_BYTES, bytes).map_err(self.failed("fill", path))?;
-        file.sync_data().map_err(self.failed("sync", path))?;
-        let header = SegmentHeader { log, segment: id, bytes };
-        file.write_at(&header.encode(), 0).map_err(self.failed("write", path))?;
-        file.sync_data().map_err(self.failed("sync", path))?;
+        .map_err(self.failed("create", temporary))?;
+        zero(&*file, SEGMENT_HEADER_BYTES, header.bytes).map_err(self.failed("fill", temporary))?;
+        file.sync_data().map_err(self.failed("sync", temporary))?;
+        file.write_at(&header.encode(), 0).map_err(self.failed("write", temporary))?;
+        file.sync_data().map_err(self.failed("sync", temporary))?;
+        self.disk.rename(temporary, path).map_err(self.failed("rename", temporary))?;
         self.sync()?;
-        Ok(Prepared { id, file, bytes })
+        Ok(Prepared { id: header.segment, file, bytes: header.bytes })
     }
 }
 
@@ -117,7 +119,7 @@ pub(super) struct Prepared {
 /// What a segment's header block says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
-    pub(super) log: LogId,
+    pub(super) identity: Identity,
     pub(super) segment: SegmentId,
     pub(super) bytes: u64,
 }
@@ -135,9 +137,10 @@ impl SegmentHeader {
         block.extend_from_slice(&SEGMENT_MAGIC);
         block.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         block.extend_from_slice(&0_u32.to_le_bytes());
-        block.extend_from_slice(&self.log.bytes());
+        block.extend_from_slice(&self.identity.log.bytes());
         block.extend_from_slice(&self.segment.value().to_le_bytes());
         block.extend_from_slice(&self.bytes.to_le_bytes());
+        block.extend_from_slice(&self.identity.salt);
         let checksum = crc32c::crc32c(&block);
         block.extend_from_slice(&checksum.to_le_bytes());
         block.resize(SEGMENT_HEADER_BYTES as usize, 0);
@@ -146,8 +149,8 @@ impl SegmentHeader {
 
     pub(super) fn decode(block: &[u8]) -> Result<Self, SegmentHeaderError> {
         let invalid = SegmentHeaderError::Invalid;
-        let fields = block.first_chunk::<52>().ok_or(invalid)?;
-        let (fields, checksum) = fields.split_at(48);
+        let fields = block.first_chunk::<68>().ok_or(invalid)?;
+        let (fields, checksum) = fields.split_at(64);
         if fields[..8] != SEGMENT_MAGIC || crc32c::crc32c(fields).to_le_bytes() != checksum {
             return Err(invalid);
         }
@@ -156,8 +159,9 @@ impl SegmentHeader {
         if version != FORMAT_VERSION {
             return Err(SegmentHeaderError::Newer(version));
         }
-        let log = fields[16..].first_chunk::<16>().copied().map(LogId::from_bytes).ok_or(invalid)?;
-        Ok(Self { log, segment: SegmentId::new(number(32)?), bytes: number(40)? })
+        let sixteen = |at: usize| fields[at..].first_chunk::<16>().copied().ok_or(invalid);
+        let identity = Identity { log: LogId::from_bytes(sixteen(16)?), salt: sixteen(48)? };
+        Ok(Self { identity, segment: SegmentId::new(number(32)?), bytes: number(40)? })
     }
 }
 
@@ -180,37 +184,58 @@ pub(super) fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
     Ok(contents)
 }
 
+/// Why a segment file cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unusable {
+    /// Its header is no header: a preparation that was interrupted, or damage.
+    Header,
+    /// It is shorter than its header says, though it was whole before it got one.
+    Cut,
+    /// It was put here by somebody: it is another log's, or another segment.
+    Foreign(&'static str),
+}
+
+impl Unusable {
+    pub(super) const fn what(self) -> &'static str {
+        match self {
+            Self::Header => "an unreadable segment header",
+            Self::Cut => "a segment file cut short",
+            Self::Foreign(what) => what,
+        }
+    }
+}
+
 /// Reads what a segment file begins with, checked against where it was found.
 pub(super) fn check_segment_header(
     directory: &Directory,
-    log: LogId,
+    identity: Identity,
     id: SegmentId,
     contents: &[u8],
-) -> Result<Result<SegmentHeader, &'static str>, LogError> {
+) -> Result<Result<SegmentHeader, Unusable>, LogError> {
     match SegmentHeader::decode(contents) {
         Err(SegmentHeaderError::Newer(found)) => Err(LogError::Newer {
             path: directory.segment_path(id),
             found: format!("format {found}"),
             known: FORMAT_VERSION,
         }),
-        Err(SegmentHeaderError::Invalid) => Ok(Err("an unreadable segment header")),
-        Ok(header) if header.log != log => Ok(Err("a segment of another log")),
-        Ok(header) if header.segment != id => Ok(Err("a segment under another segment's name")),
-        Ok(header) if header.bytes > contents.len() as u64 => Ok(Err("a segment file cut short")),
+        Err(SegmentHeaderError::Invalid) => Ok(Err(Unusable::Header)),
+        Ok(header) if header.identity != identity => Ok(Err(Unusable::Foreign("a segment of another log"))),
+        Ok(header) if header.segment != id => Ok(Err(Unusable::Foreign("a segment under another segment's name"))),
+        Ok(header) if header.bytes > contents.len() as u64 => Ok(Err(Unusable::Cut)),
         Ok(header) => Ok(Ok(header)),
     }
 }
 
-/// The seed of a log's frames, kept beside its id.
-#[derive(Clone, Copy, Debug)]
+/// Who a log is, and what its frames are seeded with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) log: LogId,
-    pub(super) seed: FrameSeed,
+    pub(super) salt: [u8; 16],
 }
 
 impl Identity {
-    pub(super) fn new(log: LogId) -> Self {
-        Self { log, seed: FrameSeed::new(log) }
+    pub(super) fn seed(&self) -> FrameSeed {
+        FrameSeed::new(self.salt)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{Directory, FORMAT_VERSION};
+use super::directory::{Directory, FORMAT_VERSION, Identity};
 use crate::checked_json::{self, CheckedJsonError};
 use crate::error::LogError;
 use crate::position::{Epoch, LogId, Lsn, SegmentId};
@@ -19,6 +19,8 @@ pub(super) struct Manifest {
     pub(super) generation: u64,
     /// The log's identity.
     pub(super) log: LogId,
+    /// What the checksums of its frames are seeded with, as a UUID is written.
+    pub(super) salt: LogSalt,
     /// The log that this one was opened from as a backup, and the LSN up to which that one's cursors hold here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) parent: Option<Parent>,
@@ -37,6 +39,11 @@ pub(super) struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) clean: Option<Lsn>,
 }
+
+/// The salt of a log's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct LogSalt(uuid::Uuid);
 
 /// Where a log came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,11 +68,12 @@ pub(super) struct Sealed {
 }
 
 impl Manifest {
-    pub(super) fn new(log: LogId) -> Self {
+    pub(super) fn new(identity: Identity) -> Self {
         Self {
             version: FORMAT_VERSION,
             generation: 0,
-            log,
+            log: identity.log,
+            salt: LogSalt(uuid::Uuid::from_bytes(identity.salt)),
             parent: None,
             epoch: Epoch::default(),
             first: SegmentId::new(1),
@@ -76,11 +84,21 @@ impl Manifest {
         }
     }
 
+    pub(super) fn identity(&self) -> Identity {
+        Identity { log: self.log, salt: self.salt.0.into_bytes() }
+    }
+
     /// Reads the newest manifest that is whole; `None` when there is no manifest at all.
     pub(super) fn load(directory: &Directory, generations: &[u64]) -> Result<Option<Self>, LogError> {
         for generation in generations.iter().rev() {
             let path = directory.manifest_path(*generation);
-            let bytes = directory.read(&path)?;
+            let bytes = match directory.read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    tracing::warn!(%error, "the manifest cannot be read, falling back to the one before it");
+                    continue;
+                }
+            };
             match Self::decode(&bytes) {
                 Ok(manifest) if manifest.generation == *generation => return Ok(Some(manifest)),
                 Err(CheckedJsonError::OtherVersion(found)) => {

@@ -28,6 +28,10 @@ impl SegmentSource {
 }
 
 impl CommitSource for SegmentSource {
+    fn check(&self) -> Result<(), LogError> {
+        self.shared.check_poison()
+    }
+
     fn fetch(&mut self, lsn: Lsn) -> Result<Arc<EncodedCommit>, LogError> {
         if let Some(commit) = self.shared.tail().find(lsn) {
             self.cursor = None;
@@ -118,7 +122,7 @@ impl Cursor {
 
     fn header(&mut self, shared: &Shared) -> Result<Result<CheckedHeader, FrameError>, LogError> {
         let bytes = self.bytes(shared, self.offset, FRAME_HEADER_BYTES)?;
-        Ok(frame::decode_header(shared.identity.seed, self.offset, &bytes))
+        Ok(frame::decode_header(shared.identity.seed(), self.offset, &bytes))
     }
 
     /// `count` bytes at `offset`, fewer at the file's end; they share the memory of what was read ahead.
@@ -150,9 +154,16 @@ impl Shared {
         let (mut low, mut high) = (first, active + 1);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            match self.beginning(SegmentId::new(middle))? {
-                Some(place) if place.complete < lsn => low = middle,
-                _ => high = middle,
+            match self.beginning(SegmentId::new(middle)) {
+                Ok(Some(place)) if place.complete < lsn => low = middle,
+                Ok(_) => high = middle,
+                // A damaged segment must not stand between a reader and the others: the rest is looked through one by one.
+                Err(LogError::Damaged(_)) => {
+                    let begins_before = |id: &u64| matches!(self.beginning(SegmentId::new(*id)), Ok(Some(place)) if place.complete < lsn);
+                    low = (low + 1..high).rev().find(begins_before).unwrap_or(low);
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
         let segment = SegmentId::new(low);

@@ -11,7 +11,9 @@
 
 use std::ops::Range;
 
-use super::directory::{Directory, Identity, SEGMENT_HEADER_BYTES, SegmentHeader, check_segment_header, zero};
+use super::directory::{
+    Directory, Identity, SEGMENT_HEADER_BYTES, SegmentHeader, Unusable, check_segment_header, zero,
+};
 use super::manifest::{Manifest, Sealed};
 use super::scan::{Boundary, Scan, Stop, headers_from, scan};
 use crate::chain::Chain;
@@ -34,8 +36,6 @@ pub(super) struct Tail {
     pub(super) active: Option<Active>,
     /// The last sealed segment.
     pub(super) sealed: Option<Sealed>,
-    /// Files that hold nothing: segments whose preparation was interrupted.
-    pub(super) unusable: Vec<SegmentId>,
 }
 
 /// A segment that was looked at.
@@ -82,7 +82,7 @@ pub(super) fn find_tail(
     witness: Lsn,
     judgement: Judgement,
 ) -> Result<Tail, LogError> {
-    let mut seen = load(directory, identity, manifest, present)?;
+    let segments = load(directory, identity, manifest, present)?;
     let sealed_lsn = manifest.sealed.map_or(manifest.trimmed, |sealed| sealed.lsn);
     let mut tail = Tail {
         complete: sealed_lsn,
@@ -91,15 +91,14 @@ pub(super) fn find_tail(
         segments: Vec::new(),
         active: None,
         sealed: manifest.sealed,
-        unusable: std::mem::take(&mut seen.unusable),
     };
     let proven = witness.max(manifest.clean.unwrap_or(Lsn::ORIGIN)).max(sealed_lsn);
-    let last = seen.segments.iter().rposition(|segment| segment.has_frames);
+    let last = segments.iter().rposition(|segment| segment.has_frames);
     let mut chain = match manifest.sealed {
         Some(sealed) => Chain::after(sealed.checksum, sealed.lsn, sealed.next_part),
         None => Chain::after(0, manifest.trimmed, None),
     };
-    for (index, segment) in seen.segments.iter().enumerate() {
+    for (index, segment) in segments.iter().enumerate() {
         let is_last = Some(index) == last;
         if last.is_none_or(|last| index > last) {
             let clear = SEGMENT_HEADER_BYTES..segment.last_used_byte();
@@ -107,11 +106,6 @@ pub(super) fn find_tail(
             continue;
         }
         let scan = scan(identity, segment.id, &segment.contents, chain.clone(), |_, _, _, _| {});
-        if let Stop::Newer { what, found } = scan.stop {
-            let found = format!("{what} {found} of a frame");
-            let path = directory.segment_path(segment.id);
-            return Err(LogError::Newer { path, found, known: u32::from(crate::frame::FRAME_VERSION) });
-        }
         judge(identity, segment, &scan, is_last, proven, judgement)?;
         tail.epoch = tail.epoch.max(scan.chain.epoch());
         tail.complete = scan.chain.complete();
@@ -135,7 +129,7 @@ pub(super) fn find_tail(
         chain = scan.chain;
     }
     if proven > tail.complete {
-        let segment = seen.segments.last().map_or(manifest.active, |segment| segment.id);
+        let segment = segments.last().map_or(manifest.active, |segment| segment.id);
         let what = "commits that were durable are missing at the end".to_owned();
         return Err(Damage { what, segment, bytes: 0..0, first: tail.complete.next(), last: proven }.into());
     }
@@ -156,16 +150,7 @@ pub(super) fn settle(directory: &Directory, tail: &Tail) -> Result<(), LogError>
         zero(&*file, segment.clear.start, segment.clear.end).map_err(directory.failed("clear", &path))?;
         file.sync_data().map_err(directory.failed("sync", &path))?;
     }
-    for id in &tail.unusable {
-        let path = directory.segment_path(*id);
-        directory.disk.remove(&path).map_err(directory.failed("remove", &path))?;
-    }
     directory.sync()
-}
-
-struct Seen {
-    segments: Vec<Loaded>,
-    unusable: Vec<SegmentId>,
 }
 
 struct Loaded {
@@ -186,57 +171,78 @@ impl Loaded {
     }
 }
 
-/// Reads the segments behind the manifest's last sealed one, and checks that none is missing.
+/// Reads the segments behind the manifest's last sealed one: all with frames, and behind them those prepared ahead, up to the first
+/// that is not usable. That and what is behind it holds nothing, and is written over in its turn.
 fn load(
     directory: &Directory,
     identity: Identity,
     manifest: &Manifest,
     present: &[SegmentId],
-) -> Result<Seen, LogError> {
+) -> Result<Vec<Loaded>, LogError> {
     let sealed = manifest.sealed.map_or(manifest.first.value() - 1, |sealed| sealed.segment.value());
     let missing = |id: u64, newest: SegmentId| {
-        let what = format!("the file is missing, though segment {newest} exists or was in use");
-        let first = manifest.trimmed.next();
+        let what = format!("the file is missing or unusable, though segment {newest} is or was in use");
+        let first = manifest.sealed.map_or(manifest.trimmed, |sealed| sealed.lsn).next();
         Damage { what, segment: SegmentId::new(id), bytes: 0..0, first, last: first }
     };
-    let newest = present.last().copied().unwrap_or_default();
     for id in manifest.first.value()..=sealed.max(manifest.active.value()) {
         if present.binary_search(&SegmentId::new(id)).is_err() {
             return Err(missing(id, manifest.active).into());
         }
     }
-    let mut seen = Seen { segments: Vec::new(), unusable: Vec::new() };
-    for id in present.iter().copied().filter(|id| id.value() > sealed) {
-        let contents = directory.read(&directory.segment_path(id))?;
-        let has_frames = headers_from(identity, id, &contents, SEGMENT_HEADER_BYTES).next().is_some();
-        if has_frames && !seen.unusable.is_empty() {
-            return Err(missing(seen.unusable[0].value(), id).into());
+    let mut segments: Vec<Loaded> = Vec::new();
+    let mut gap = None;
+    for (expected, id) in (sealed + 1..).zip(present.iter().copied().filter(|id| id.value() > sealed)) {
+        if id.value() != expected && gap.is_none() {
+            gap = Some(expected);
         }
-        match check_segment_header(directory, identity.log, id, &contents)? {
+        let mut contents = directory.read(&directory.segment_path(id))?;
+        let lsns = sightings(directory, identity, id, &contents)?;
+        let unusable = match check_segment_header(directory, identity, id, &contents)? {
             Ok(SegmentHeader { bytes, .. }) => {
-                let mut contents = contents;
                 contents.truncate(bytes as usize);
-                seen.segments.push(Loaded { id, contents, has_frames });
+                None
             }
+            Err(unusable) => Some(unusable),
+        };
+        match (lsns, unusable) {
+            (None, None | Some(Unusable::Header | Unusable::Cut)) if gap.is_some() => {}
+            (Some(_), None) if gap.is_some() => return Err(missing(gap.unwrap_or(expected), id).into()),
+            (lsns, None) => segments.push(Loaded { id, contents, has_frames: lsns.is_some() }),
             // A preparation that was interrupted, or an unused file that was damaged: nothing is in it.
-            Err(_) if !has_frames => seen.unusable.push(id),
-            Err(what) => {
+            (None, Some(Unusable::Header | Unusable::Cut)) => gap = Some(id.value()),
+            (lsns, Some(unusable)) => {
+                let (first, last) = lsns.unwrap_or((Lsn::ORIGIN, Lsn::ORIGIN));
                 let bytes = 0..contents.len() as u64;
-                let lsns: Vec<_> =
-                    headers_from(identity, id, &contents, SEGMENT_HEADER_BYTES).map(|(_, h)| h.lsn).collect();
-                let (first, last) = (lsns.iter().min(), lsns.iter().max());
-                let (first, last) = (*first.unwrap_or(&Lsn::ORIGIN), *last.unwrap_or(&Lsn::ORIGIN));
-                return Err(Damage { what: what.to_owned(), segment: id, bytes, first, last }.into());
+                return Err(Damage { what: unusable.what().to_owned(), segment: id, bytes, first, last }.into());
             }
         }
     }
-    let dense = seen.segments.iter().map(|segment| segment.id.value()).zip(sealed + 1..);
-    if let Some((id, expected)) = { dense }.find(|(id, expected)| id != expected)
-        && seen.segments.iter().any(|segment| segment.has_frames && segment.id.value() >= id)
-    {
-        return Err(missing(expected, newest).into());
+    Ok(segments)
+}
+
+/// The lowest and the highest LSN that any frame of a segment names, wherever it stands; `None` when there is no frame.
+fn sightings(
+    directory: &Directory,
+    identity: Identity,
+    id: SegmentId,
+    contents: &[u8],
+) -> Result<Option<(Lsn, Lsn)>, LogError> {
+    let mut range = None;
+    for header in headers_from(identity, id, contents, SEGMENT_HEADER_BYTES) {
+        match header {
+            Ok((_, header)) => {
+                let (low, high) = range.unwrap_or((header.lsn, header.lsn));
+                range = Some((header.lsn.min(low), header.lsn.max(high)));
+            }
+            Err(Stop::Newer { what, found }) => {
+                let (path, found) = (directory.segment_path(id), format!("{what} {found} of a frame"));
+                return Err(LogError::Newer { path, found, known: u32::from(crate::frame::FRAME_VERSION) });
+            }
+            Err(_) => {}
+        }
     }
-    Ok(seen)
+    Ok(range)
 }
 
 /// Whether the frames of `segment` may end as they do; if not, what is damaged.
@@ -256,7 +262,7 @@ fn judge(
         return Ok(());
     }
     let lost = scan.chain.next_lsn();
-    let later = || headers_from(identity, segment.id, &segment.contents, scan.end + 1);
+    let later = || headers_from(identity, segment.id, &segment.contents, scan.end + 1).filter_map(Result::ok);
     let told = later().map(|(_, header)| header.synced).max().unwrap_or(Lsn::ORIGIN);
     let is_damage = match judgement {
         Judgement::Specified => told >= lost || proven >= lost,

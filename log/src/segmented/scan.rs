@@ -32,7 +32,7 @@ pub(super) enum Stop {
     /// With something that is no frame, or no frame for this place.
     Bad(&'static str),
     /// With a frame that only a newer program knows.
-    Newer { what: &'static str, found: u8 },
+    Newer { what: &'static str, found: u64 },
 }
 
 /// A place between frames.
@@ -92,7 +92,7 @@ fn frame_at(identity: Identity, id: SegmentId, offset: u64, rest: &[u8]) -> Resu
     if rest.is_empty() {
         return Err(Stop::Blank);
     }
-    let checked = frame::decode_header(identity.seed, offset, rest).map_err(|error| match error {
+    let checked = frame::decode_header(identity.seed(), offset, rest).map_err(|error| match error {
         FrameError::Blank => Stop::Blank,
         FrameError::Newer { what, found } => Stop::Newer { what, found },
         FrameError::Cut if rest.iter().all(|byte| *byte == 0) => Stop::Blank,
@@ -112,7 +112,8 @@ fn seal_fits(payload: &[u8], frames: u64, bytes: &[u8]) -> bool {
     Seal::decode(payload) == Some(Seal { frames, hash: xxh3_128(bytes) })
 }
 
-/// The headers of this segment that stand anywhere at or after `from`, whether or not they follow from anything.
+/// The headers of this segment that stand anywhere at or after `from`, whether or not they follow from anything; `Err` for a header
+/// that only a newer program knows.
 ///
 /// A header is trusted by its own checksum: what it says was so when it was written, even if its payload was lost.
 pub(super) fn headers_from(
@@ -120,14 +121,18 @@ pub(super) fn headers_from(
     id: SegmentId,
     contents: &[u8],
     from: u64,
-) -> impl Iterator<Item = (u64, FrameHeader)> {
+) -> impl Iterator<Item = Result<(u64, FrameHeader), Stop>> {
     let first = from.next_multiple_of(FRAME_ALIGNMENT as u64);
+    let seed = identity.seed();
     (first..contents.len() as u64).step_by(FRAME_ALIGNMENT).filter_map(move |offset| {
         let bytes = &contents[offset as usize..];
         if !bytes.starts_with(&FRAME_MAGIC) {
             return None;
         }
-        let checked = frame::decode_header(identity.seed, offset, bytes).ok()?;
-        (checked.header.segment == id).then_some((offset, checked.header))
+        match frame::decode_header(seed, offset, bytes) {
+            Ok(checked) => (checked.header.segment == id).then_some(Ok((offset, checked.header))),
+            Err(FrameError::Newer { what, found }) => Some(Err(Stop::Newer { what, found })),
+            Err(_) => None,
+        }
     })
 }

@@ -216,6 +216,20 @@ fn a_failed_sync_poisons_the_log_and_is_never_tried_again() {
     assert!(read.len() <= 3);
 }
 
+#[tokio::test]
+async fn a_reader_that_waits_hears_of_poison() {
+    let (env, disk, _) = machine(5);
+    let log = open(&env).unwrap();
+    write(&log, 1);
+    let mut reader = log.read_after(Lsn::new(1)).unwrap();
+    let waiting = tokio::spawn(async move { reader.next().await });
+    tokio::task::yield_now().await;
+    log.append(log.epoch(), Lsn::new(1), &sample_group(Lsn::new(1), 1)).unwrap();
+    disk.fail_call(disk.calls() + 1, Fault::Io);
+    log.make_durable().unwrap_err();
+    assert!(matches!(waiting.await.unwrap(), Err(LogError::Poisoned { .. })));
+}
+
 #[test]
 fn an_idle_log_marks_its_last_sync_once_and_then_writes_nothing() {
     let (env, disk, clock) = machine(6);
@@ -226,7 +240,7 @@ fn an_idle_log_marks_its_last_sync_once_and_then_writes_nothing() {
     let frames = || {
         let contents = disk.contents(&segment).unwrap();
         scan::headers_from(log.shared.identity, SegmentId::new(1), &contents, 0)
-            .map(|(_, header)| header)
+            .map(|sighting| sighting.unwrap().1)
             .collect::<Vec<_>>()
     };
     assert_eq!(frames().len(), 1, "not idle for long enough");

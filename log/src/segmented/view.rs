@@ -90,7 +90,7 @@ impl LogView {
             other => other,
         })?;
         let manifest = Manifest::load(directory, &generations)?.ok_or_else(missing)?;
-        let identity = Identity::new(manifest.log);
+        let identity = manifest.identity();
         let tail = find_tail(directory, identity, &manifest, &present, Lsn::ORIGIN, Judgement::Specified)?;
         Ok(Self { directory: directory.clone(), identity, manifest, present, tail })
     }
@@ -133,7 +133,7 @@ impl LogView {
         let bytes = file.byte_len().map_err(self.directory.failed("look at", &path))?;
         let mut header = [0; FRAME_HEADER_BYTES];
         file.read_at(&mut header, SEGMENT_HEADER_BYTES).map_err(self.directory.failed("read", &path))?;
-        let first = frame::decode_header(self.identity.seed, SEGMENT_HEADER_BYTES, &header).ok();
+        let first = frame::decode_header(self.identity.seed(), SEGMENT_HEADER_BYTES, &header).ok();
         let first = first.filter(|checked| checked.header.segment == id);
         let state = match (self.tail.sealed, self.tail.active) {
             (Some(sealed), _) if id <= sealed.segment => SegmentState::Sealed,
@@ -262,8 +262,8 @@ impl LogView {
             let bytes = start..contents.len() as u64;
             Some(Damage { what: what.to_owned(), segment: id, bytes, first, last: first.max(self.synced()) })
         };
-        if let Err(what) = check_segment_header(&self.directory, self.identity.log, id, &contents)? {
-            return Ok((chain, damage(what, 0, first)));
+        if let Err(unusable) = check_segment_header(&self.directory, self.identity, id, &contents)? {
+            return Ok((chain, damage(unusable.what(), 0, first)));
         }
         let scan =
             scan(self.identity, id, &contents, chain, |header, link, _, payload| visit(header.lsn, link, payload));

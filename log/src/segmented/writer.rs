@@ -8,12 +8,12 @@ use xxhash_rust::xxh3::Xxh3;
 use super::directory::{Identity, Prepared, SEGMENT_HEADER_BYTES, zero};
 use super::manifest::Sealed;
 use crate::commit::{EncodedCommit, Group};
-use crate::frame::{self, FrameHeader, FrameKind, Seal, frame_bytes};
+use crate::frame::{self, FrameHeader, FrameKind, FrameSeed, Seal, frame_bytes};
 use crate::position::{Epoch, Lsn, SegmentId};
 
 /// The end of a log that is open for writing. It decides nothing about durability: its owner says what is synced.
 pub(super) struct Writer {
-    identity: Identity,
+    seed: FrameSeed,
     epoch: Epoch,
     active: Prepared,
     end: End,
@@ -67,7 +67,7 @@ impl Writer {
         hash.update(written);
         let end =
             End { offset: start.offset, checksum: start.checksum, frames: start.frames, hash, appended, sealed: None };
-        Self { identity, epoch, active, end, buffer: Vec::new(), sealed: None }
+        Self { seed: identity.seed(), epoch, active, end, buffer: Vec::new(), sealed: None }
     }
 
     pub(super) const fn appended(&self) -> Lsn {
@@ -87,21 +87,33 @@ impl Writer {
         self.sealed
     }
 
-    /// The lengths that the segments need which an append of `group` will take beyond the active one.
-    pub(super) fn plan(&self, group: &Group, segment_bytes: impl Fn(u64) -> u64) -> Vec<u64> {
-        let mut needed = Vec::new();
+    /// Whether `group` fits into the active segment.
+    pub(super) fn has_room_for(&self, group: &Group) -> bool {
+        let parts = group.commits.iter().flat_map(EncodedCommit::parts);
+        self.end.offset + parts.map(|part| frame_bytes(part.len())).sum::<u64>() + RESERVE_BYTES <= self.active.bytes
+    }
+
+    /// The lengths of the segments that an append of `group` takes beyond the active one. `ready` are the lengths of those that are
+    /// there; one that is long enough is taken as it is, others have at least the length that `segment_bytes` says.
+    pub(super) fn plan(&self, group: &Group, ready: &[u64], segment_bytes: impl Fn(SegmentId) -> u64) -> Vec<u64> {
+        let mut planned: Vec<u64> = Vec::new();
         let (mut offset, mut length) = (self.end.offset, self.active.bytes);
+        let mut id = self.active.id;
         for part in group.commits.iter().flat_map(EncodedCommit::parts) {
             let bytes = frame_bytes(part.len());
-            if offset + bytes + SEAL_FRAME_BYTES > length {
-                let ordinal = self.active.id.value() + needed.len() as u64 + 1;
-                length = segment_bytes(ordinal).max(SEGMENT_HEADER_BYTES + bytes + SEAL_FRAME_BYTES);
-                needed.push(length);
+            if offset + bytes + RESERVE_BYTES > length {
+                id = id.next();
+                let needed = SEGMENT_HEADER_BYTES + bytes + RESERVE_BYTES;
+                // What is behind one that must be prepared anew is prepared anew, too.
+                let is_kept = planned.iter().zip(ready).all(|(planned, ready)| planned == ready);
+                let there = ready.get(planned.len()).copied().filter(|length| is_kept && *length >= needed);
+                length = there.unwrap_or_else(|| segment_bytes(id).max(needed));
+                planned.push(length);
                 offset = SEGMENT_HEADER_BYTES;
             }
             offset += bytes;
         }
-        needed
+        planned
     }
 
     /// Writes `group` behind what was appended. Filled segments are sealed and synced on the way, and the next ones taken from
@@ -135,11 +147,9 @@ impl Writer {
         })
     }
 
-    /// Writes a mark: `synced` and nothing else. It is not synced itself. Without room for it nothing is written.
+    /// Writes a mark: `synced` and nothing else. It is not synced itself. There is room for one behind every append.
     pub(super) fn mark(&mut self, synced: Lsn) -> Result<(), AppendFailure> {
-        if self.end.offset + frame_bytes(0) + SEAL_FRAME_BYTES > self.active.bytes {
-            return Ok(());
-        }
+        assert!(self.end.offset + RESERVE_BYTES <= self.active.bytes, "room for a mark and a footer is kept");
         self.reversibly(&mut VecDeque::new(), |writer, _, _| {
             writer.put(FrameHeader { kind: FrameKind::Mark, ..writer.header(writer.end.appended, synced) }, &[]);
             writer.flush()
@@ -175,7 +185,8 @@ impl Writer {
         let mut segments = left;
         segments.push(self.active.clone());
         let count = segments.len();
-        for (index, segment) in segments.iter().enumerate() {
+        // The last one first: a segment that holds frames must not come behind one whose end was taken away.
+        for (index, segment) in segments.iter().enumerate().rev() {
             let start = if index == 0 { before.offset } else { SEGMENT_HEADER_BYTES };
             let end = if index + 1 == count { reached } else { segment.bytes };
             zero(&*segment.file, start, end).and_then(|()| segment.file.sync_data()).map_err(AppendFailure::Unknown)?;
@@ -199,7 +210,7 @@ impl Writer {
         ready: &mut VecDeque<Prepared>,
         left: &mut Vec<Prepared>,
     ) -> Result<(), WriteFailure> {
-        if self.end.offset + bytes + SEAL_FRAME_BYTES <= self.active.bytes {
+        if self.end.offset + bytes + RESERVE_BYTES <= self.active.bytes {
             return Ok(());
         }
         self.flush()?;
@@ -217,7 +228,7 @@ impl Writer {
         let next = ready.pop_front().expect("an append is planned before it begins");
         assert_eq!(next.id, self.active.id.next(), "segments are used in order");
         assert!(
-            next.bytes >= SEGMENT_HEADER_BYTES + bytes + SEAL_FRAME_BYTES,
+            next.bytes >= SEGMENT_HEADER_BYTES + bytes + RESERVE_BYTES,
             "segment {} was planned too short",
             next.id
         );
@@ -246,7 +257,7 @@ impl Writer {
     /// Puts a frame into the buffer.
     fn put(&mut self, header: FrameHeader, payload: &[u8]) {
         let header = FrameHeader { payload_bytes: payload.len() as u32, ..header };
-        self.end.checksum = frame::encode(self.identity.seed, self.end.offset, &header, payload, &mut self.buffer);
+        self.end.checksum = frame::encode(self.seed, self.end.offset, &header, payload, &mut self.buffer);
         self.end.offset += header.frame_bytes();
         self.end.frames += 1;
     }
@@ -270,7 +281,7 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-/// Room that is always left for the footer.
-pub(super) const SEAL_FRAME_BYTES: u64 = frame_bytes(Seal::BYTES);
+/// Room that is always left for a mark and the footer.
+const RESERVE_BYTES: u64 = frame_bytes(0) + frame_bytes(Seal::BYTES);
 /// A larger buffer is given back after use.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;

@@ -158,6 +158,10 @@ impl Core {
         Self { last, applied: last.lsn, window: Window::new(last.lsn, window_entries_max), in_flight: VecDeque::new() }
     }
 
+    pub(super) const fn accepted(&self) -> Lsn {
+        self.last.lsn
+    }
+
     pub(super) const fn applied(&self) -> Lsn {
         self.applied
     }
@@ -217,6 +221,14 @@ impl Core {
         }
         self.applied = lsn;
         self.window.trim(lsn);
+    }
+
+    /// Begins anew behind `lsn`, the last commit, which is applied: everything resolved before is stale.
+    pub(super) fn restart_at(&mut self, lsn: Lsn) {
+        assert_eq!(self.last.lsn, lsn, "nothing is accepted beyond it");
+        self.applied = lsn;
+        self.in_flight.clear();
+        self.window = Window::new(lsn, self.window.entries_max());
     }
 
     /// Takes back everything after `lsn`, newest first: those LSNs are given again, having been shown to nobody.

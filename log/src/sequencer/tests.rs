@@ -250,10 +250,11 @@ fn a_commit_that_cannot_be_applied_is_told_as_such_and_writes_go_on_after_the_ke
     assert!(matches!(answer, Err(CommitError::NotYetReadable { lsn, .. }) if lsn == Lsn::new(2)), "{answer:?}");
     assert_eq!(*bench.sequencer.visible().borrow(), Lsn::new(1), "reads go on at what is visible");
     assert!(matches!(bench.commit(put("c")), Err(CommitError::Stopped { .. })));
+    assert!(!bench.sequencer.resume(), "the keeper has not caught up");
     bench.rows.fails.store(false, std::sync::atomic::Ordering::Relaxed);
     let missed = bench.log.read_after(Lsn::new(1)).unwrap().try_next().unwrap().unwrap().decode().unwrap();
     Arc::clone(&bench.rows).apply(&[Arc::new(missed)]).unwrap();
-    bench.sequencer.resume();
+    assert!(bench.sequencer.resume());
     assert_eq!(*bench.sequencer.visible().borrow(), Lsn::new(2));
     assert_eq!(bench.commit(put("c")).unwrap().lsn, Lsn::new(3));
 }

@@ -48,6 +48,10 @@ impl Window {
         Self { spaces: HashMap::new(), order: VecDeque::new(), floor, entries_max }
     }
 
+    pub(super) const fn entries_max(&self) -> usize {
+        self.entries_max
+    }
+
     pub(super) const fn floor(&self) -> Lsn {
         self.floor
     }

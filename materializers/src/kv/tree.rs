@@ -82,24 +82,29 @@ impl Tree {
         self.tree.get_highest_memtable_seqno().is_some()
     }
 
-    /// Writes what is in memory to files. Versions that no read at or above `watermark` sees may go.
-    pub(super) fn flush(&self, watermark: Lsn) -> Result<(), FoldError> {
+    /// Writes what is in memory to files.
+    pub(super) fn flush(&self) -> Result<(), FoldError> {
         let _upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         self.counter.set(0);
         let lock = self.tree.get_flush_lock();
         self.tree.rotate_memtable();
-        self.tree.flush(&lock, threshold(watermark)).map_err(failed)?;
+        self.tree.flush(&lock, KEEP_ALL_VERSIONS).map_err(failed)?;
         self.counter.set(0);
         Ok(())
     }
 
     /// Merges files where there are too many.
-    pub(super) fn compact(&self, watermark: Lsn) -> Result<(), FoldError> {
+    pub(super) fn compact(&self) -> Result<(), FoldError> {
         let _upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         self.counter.set(0);
-        self.tree.compact(Arc::new(Leveled::default()), threshold(watermark)).map_err(failed)?;
+        self.tree.compact(Arc::new(Leveled::default()), KEEP_ALL_VERSIONS).map_err(failed)?;
         self.counter.set(0);
         Ok(())
+    }
+
+    /// The highest LSN in the files found when it was opened.
+    pub(super) const fn persisted(&self) -> Option<Lsn> {
+        self.persisted
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
@@ -112,11 +117,9 @@ fn bound(at: Lsn) -> u64 {
     at.next().value()
 }
 
-/// The tree keeps the newest version below the threshold, and all at or above it: reads at the watermark and above stay right. A
-/// threshold of 0 would never free a file.
-fn threshold(watermark: Lsn) -> u64 {
-    watermark.value().max(1)
-}
+/// Below its threshold the tree drops every version that has a newer one, however new: a read between the threshold and the newer
+/// version would find nothing. So all versions are kept; 1, not 0, because at 0 replaced files would never be freed.
+const KEEP_ALL_VERSIONS: u64 = 1;
 
 fn failed(error: lsm_tree::Error) -> FoldError {
     FoldError::Storage { materializer: super::NAME, cause: format!("{error:?}").into() }

@@ -230,7 +230,7 @@ impl Workload {
 /// The rows of a table, by key, with their cells as today's columns.
 fn load(world: &World, table: &Table, at: Lsn) -> BTreeMap<Bytes, (StoredRow, Cells)> {
     let pin = world.folds.kv().pin(at).unwrap();
-    let rows = pin.rows(table.schema().storage, &everything()).map(|item| {
+    let rows = pin.rows(table.schema().storage, &everything()).unwrap().map(|item| {
         let (key, row) = item.unwrap();
         let version = Row::schema_version(&row.bytes).unwrap();
         let written = world.folds.catalog().table_at_version(table.schema().id, version).unwrap();

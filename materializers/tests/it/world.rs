@@ -110,7 +110,7 @@ impl World {
         for table in self.folds.catalog().tables(at) {
             let mut rows = std::collections::BTreeMap::new();
             let mut keys = Vec::new();
-            for item in pin.rows(table.schema().storage, &everything()) {
+            for item in pin.rows(table.schema().storage, &everything())? {
                 let (key, row) = item?;
                 let version = Row::schema_version(&row.bytes).unwrap();
                 let written = self.folds.catalog().table_at_version(table.schema().id, version).unwrap();
@@ -127,7 +127,7 @@ impl World {
                 rows.insert(row.id, (row.version, values));
             }
             for unique in table.uniques() {
-                let entries = pin.rows(unique.storage, &everything()).collect::<Result<Vec<_>, _>>()?;
+                let entries = pin.rows(unique.storage, &everything())?.collect::<Result<Vec<_>, _>>()?;
                 assert_eq!(entries.len(), rows.len(), "no index entry is left behind at {at}");
             }
             assert!(keys.is_sorted(), "rows come in the order of their keys");

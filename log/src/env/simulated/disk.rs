@@ -32,6 +32,8 @@ struct State {
     locks: BTreeMap<PathBuf, String>,
     calls: u64,
     fail: Option<(u64, Fault)>,
+    /// From this call on, all fail.
+    dead_from: Option<u64>,
     free_bytes: u64,
     /// Grows with each power loss: files and locks opened before belong to a machine that is gone.
     boot: u64,
@@ -67,6 +69,7 @@ impl SimulatedDisk {
             locks: BTreeMap::new(),
             calls: 0,
             fail: None,
+            dead_from: None,
             free_bytes: u64::MAX,
             boot: 0,
             ignores_sync_data: false,
@@ -101,6 +104,11 @@ impl SimulatedDisk {
     /// Makes call number `call` (of those counted by [`SimulatedDisk::calls`]) fail once.
     pub fn fail_call(&self, call: u64, fault: Fault) {
         self.lock_state().fail = Some((call, fault));
+    }
+
+    /// Makes call number `call` and all after it fail, until power is lost or the process killed.
+    pub fn die_at_call(&self, call: u64) {
+        self.lock_state().dead_from = Some(call);
     }
 
     /// How many calls the disk has answered.
@@ -158,6 +166,7 @@ impl State {
         self.boot += 1;
         self.locks.clear();
         self.fail = None;
+        self.dead_from = None;
         let live: Vec<u64> =
             self.directories.values().flat_map(|d| d.states.iter()).flat_map(|s| s.values().copied()).collect();
         self.inodes.retain(|inode, _| live.contains(inode));
@@ -166,6 +175,9 @@ impl State {
     /// Counts a call, and fails it when its turn has come.
     fn enter(&mut self, needs_space: bool) -> io::Result<()> {
         self.calls += 1;
+        if self.dead_from.is_some_and(|first| self.calls >= first) {
+            return Err(io::Error::other("the disk is dead"));
+        }
         match self.fail {
             Some((call, fault)) if call == self.calls => {
                 self.fail = None;

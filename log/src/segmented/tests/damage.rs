@@ -168,7 +168,54 @@ fn files_of_a_newer_version_are_refused_with_both_versions() {
     let last = sample.files.iter().rfind(|(name, _)| name.starts_with("segment")).unwrap();
     newer(&last.0, &|bytes| {
         bytes[8..12].copy_from_slice(&2_u32.to_le_bytes());
-        let checksum = crc32c::crc32c(&bytes[..48]);
-        bytes[48..52].copy_from_slice(&checksum.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..64]);
+        bytes[64..68].copy_from_slice(&checksum.to_le_bytes());
     });
+}
+
+/// The offset of the first frame of the last segment that has any, and its file.
+fn last_used(sample: &Sample) -> &str {
+    let is_used = |contents: &[u8]| contents[SEGMENT_HEADER_BYTES as usize..].iter().any(|byte| *byte != 0);
+    let last = sample.files.iter().rfind(|(name, contents)| name.starts_with("segment") && is_used(contents));
+    &last.unwrap().0
+}
+
+#[test]
+fn frames_of_a_newer_version_are_refused_and_never_cut() {
+    let sample = sample(false);
+    sample.restore();
+    let seed = {
+        let bytes = sample.files.iter().rfind(|(name, _)| name.starts_with("manifest")).unwrap();
+        Manifest::decode(&bytes.1).unwrap().identity().seed()
+    };
+    // The whole segment's frames, as a later program might have written them: only the version differs.
+    let path = Path::new(PATH).join(last_used(&sample));
+    let start = SEGMENT_HEADER_BYTES as usize;
+    sample.disk.damage(&path, |bytes| {
+        bytes[start + 4] = 2;
+        let seeded = crc32c::crc32c_append(seed.at(SEGMENT_HEADER_BYTES), &bytes[start..start + 56]);
+        bytes[start + 56..start + 60].copy_from_slice(&seeded.to_le_bytes());
+        bytes[start + 64..].fill(0);
+    });
+    let error = sample.survive(Judgement::Specified).unwrap_err();
+    assert!(matches!(error, LogError::Newer { .. }), "{error}");
+}
+
+#[test]
+fn a_segment_of_another_log_is_refused_and_left_alone() {
+    let (ours, theirs) = (sample(true), {
+        let (env, disk, clock) = machine(10);
+        let log = open(&env).unwrap();
+        write_sample(&log, &clock);
+        log.close().unwrap();
+        (env, disk)
+    });
+    ours.restore();
+    let name = last_used(&ours).to_owned();
+    let path = Path::new(PATH).join(name);
+    let foreign = theirs.1.contents(&path).unwrap();
+    ours.disk.damage(&path, |bytes| bytes.clone_from(&foreign));
+    let error = ours.survive(Judgement::Specified).unwrap_err();
+    assert!(error.to_string().contains("a segment of another log"), "{error}");
+    assert_eq!(ours.disk.contents(&path).unwrap(), foreign, "nothing was changed");
 }
