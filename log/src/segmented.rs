@@ -12,10 +12,12 @@
 
 mod directory;
 mod index;
+mod maintenance;
 mod manifest;
 mod reader;
 mod recovery;
 mod scan;
+mod supply;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -24,8 +26,7 @@ mod writer;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -38,9 +39,11 @@ use crate::position::{Epoch, LogId, Lsn, SegmentId};
 use crate::tail::TailCache;
 use directory::{Directory, Identity, Prepared, SEGMENT_HEADER_BYTES};
 use index::{Index, Place};
+use maintenance::{Bell, Maintenance};
 use manifest::{Manifest, Sealed};
 use recovery::Judgement;
 use scan::Boundary;
+use supply::{Supply, not_written};
 pub use view::{LogView, SegmentState, SegmentSummary, Verification};
 use writer::{AppendFailure, Writer};
 
@@ -116,13 +119,6 @@ struct Writing {
     /// The highest synced LSN that a frame on its way to the disk tells.
     told: Lsn,
     synced_at: Duration,
-}
-
-/// Segments prepared ahead, and the manifest that follows.
-struct Supply {
-    ready: VecDeque<Prepared>,
-    next: SegmentId,
-    manifest: Manifest,
 }
 
 impl SegmentedLog {
@@ -532,31 +528,6 @@ impl SegmentedOptions {
     }
 }
 
-impl Supply {
-    /// The segment that comes into use next.
-    fn first_ready(&self) -> SegmentId {
-        self.ready.front().map_or(self.next, |segment| segment.id)
-    }
-
-    /// Sees to it that segments of at least these lengths are ready, in this order.
-    fn prepare(&mut self, directory: &Directory, identity: Identity, lengths: &[u64]) -> Result<(), LogError> {
-        for (index, length) in lengths.iter().enumerate() {
-            if let Some(segment) = self.ready.get(index) {
-                if segment.bytes >= *length {
-                    continue;
-                }
-                // Too short for a large commit part: it and those behind it are prepared anew, in the place of the old ones.
-                self.next = segment.id;
-                self.ready.truncate(index);
-            }
-            let segment = directory.prepare_segment(identity, self.next, *length).map_err(not_written)?;
-            self.next = segment.id.next();
-            self.ready.push_back(segment);
-        }
-        Ok(())
-    }
-}
-
 impl NotWritten {
     fn from_io(error: &std::io::Error) -> Self {
         match error.kind() {
@@ -565,14 +536,6 @@ impl NotWritten {
             }
             _ => Self::Io(error.to_string().into()),
         }
-    }
-}
-
-/// A segment that could not be prepared: nothing of the append was written.
-fn not_written(error: LogError) -> LogError {
-    match error {
-        LogError::Io { source, .. } => LogError::NotWritten { reason: NotWritten::from_io(&source) },
-        other => other,
     }
 }
 
@@ -602,94 +565,6 @@ fn begin(env: &Env, directory: &Directory, options: &SegmentedOptions) -> Result
     directory.prepare_segment(identity, first, options.segment_bytes(first)).map_err(not_written)?;
     manifest.store(directory)?;
     Ok(manifest)
-}
-
-/// Wakes the maintenance thread: at once when a segment was filled, and when commits come after idleness.
-#[derive(Default)]
-struct Bell {
-    rung: Mutex<bool>,
-    wake: Condvar,
-    /// Whether the thread waits without a limit, because nothing is due.
-    is_idle: AtomicBool,
-}
-
-impl Bell {
-    fn ring(&self) {
-        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.wake.notify_one();
-    }
-
-    fn ring_if_idle(&self) {
-        if self.is_idle.swap(false, Ordering::AcqRel) {
-            self.ring();
-        }
-    }
-
-    /// Waits until it is rung, or for `limit` where there is one.
-    fn wait(&self, limit: Option<Duration>) {
-        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*rung {
-            match limit {
-                Some(limit) => {
-                    let (guard, timeout) = self.wake.wait_timeout(rung, limit).unwrap_or_else(PoisonError::into_inner);
-                    rung = guard;
-                    if timeout.timed_out() {
-                        break;
-                    }
-                }
-                None => rung = self.wake.wait(rung).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-        *rung = false;
-    }
-}
-
-/// The thread that maintains a log; dropping it stops it.
-struct Maintenance {
-    is_stopping: Arc<AtomicBool>,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Maintenance {
-    fn start(shared: &Arc<Shared>) -> Self {
-        let is_stopping = Arc::new(AtomicBool::new(false));
-        let (state, stop) = (Arc::clone(shared), Arc::clone(&is_stopping));
-        let thread = std::thread::Builder::new().name("highwater-log".to_owned());
-        let thread = thread.spawn(move || maintain_until(&state, &stop));
-        if let Err(error) = &thread {
-            tracing::error!(%error, "no thread maintains the log: segments are prepared while commits wait");
-        }
-        Self { is_stopping, shared: Arc::clone(shared), thread: thread.ok() }
-    }
-}
-
-impl Drop for Maintenance {
-    fn drop(&mut self) {
-        self.is_stopping.store(true, Ordering::Release);
-        self.shared.bell.ring();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was printed where it happened.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn maintain_until(shared: &Shared, is_stopping: &AtomicBool) {
-    while !is_stopping.load(Ordering::Acquire) {
-        let outcome = shared.maintain();
-        if let Err(error) = &outcome {
-            tracing::warn!(%error, "the log could not be maintained, trying again");
-        }
-        if matches!(outcome, Err(LogError::Poisoned { .. })) {
-            return;
-        }
-        shared.bell.is_idle.store(true, Ordering::Release);
-        // Announced before the look, so that a sync in between rings.
-        let is_idle = outcome.is_ok() && shared.has_told_all();
-        shared.bell.wait((!is_idle).then_some(MARK_AFTER_IDLE));
-        shared.bell.is_idle.store(false, Ordering::Release);
-    }
 }
 
 const MARK_AFTER_IDLE: Duration = Duration::from_millis(50);

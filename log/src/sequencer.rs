@@ -13,21 +13,23 @@
 //! not written, it and everything accepted after it end *not committed*, and their LSNs are given again.
 
 mod core;
+mod keeper;
+mod outcome;
+mod pipeline;
 #[cfg(test)]
 mod tests;
 mod window;
 mod write_set;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 
 use self::core::{Answer, Core, Objection, Resolved};
-use crate::commit::{Commit, EncodedCommit, EnvelopeError, Group, ProducerId, decode_part};
+use self::pipeline::CommitThread;
+use crate::commit::{Commit, EnvelopeError, decode_part};
 use crate::commit_log::CommitLog;
 use crate::env::Clock;
 use crate::error::LogError;
@@ -35,6 +37,9 @@ use crate::key::KEY_BYTES_MAX;
 use crate::position::{CommitTime, Lsn, RowId, StorageId};
 
 pub use self::core::{RecentSequences, Refusal, SEQUENCES_KEPT, Stamp};
+pub use self::keeper::{Applier, Keeper, KeeperError};
+pub use self::outcome::{Acknowledgement, CommitError, Receipt};
+pub use self::pipeline::Pipeline;
 pub use self::write_set::{
     CATALOG_SPACE, Durability, KeyName, KeyRange, KeyWrite, Precondition, WriteSet, catalog_key, catalog_name_key,
     catalog_object,
@@ -42,44 +47,6 @@ pub use self::write_set::{
 
 /// A buffered commit is synced at most this much later.
 pub const BUFFERED_DELAY_MAX: Duration = Duration::from_millis(10);
-
-/// Who keeps the rows and knows the versions of their keys.
-pub trait Keeper: Send + Sync + 'static {
-    /// Up to which commit it can answer: what it has applied.
-    fn applied(&self) -> Lsn;
-
-    /// The commit at or below `at` that wrote the key last; `None` when the key does not exist at `at`.
-    ///
-    /// # Errors
-    /// When the rows cannot be read.
-    fn version(&self, space: StorageId, key: &[u8], at: Lsn) -> Result<Option<Lsn>, KeeperError>;
-
-    /// The first `limit` keys of the range that exist at `at`, rising.
-    ///
-    /// # Errors
-    /// When the rows cannot be read.
-    fn keys(&self, space: StorageId, range: &KeyRange, at: Lsn, limit: usize) -> Result<Vec<Bytes>, KeeperError>;
-
-    /// The producer's newest [`SEQUENCES_KEPT`] sequences at `at`, with their commits.
-    ///
-    /// # Errors
-    /// When the state cannot be read.
-    fn sequences(&self, producer: ProducerId, at: Lsn) -> Result<RecentSequences, KeeperError>;
-}
-
-/// What makes commits visible: the fold in the commit pipeline.
-pub trait Applier: Send + 'static {
-    /// Applies commits, in order, the next of those applied before.
-    ///
-    /// # Errors
-    /// When it cannot. How many of the commits it applied is what [`Keeper::applied`] says.
-    fn apply(&mut self, commits: &[Arc<Commit>]) -> Result<(), KeeperError>;
-}
-
-/// The rows could not be read or written.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("the rows cannot be used: {0}")]
-pub struct KeeperError(pub Arc<str>);
 
 /// Bounds of a sequencer.
 #[derive(Clone, Debug)]
@@ -100,69 +67,6 @@ impl Default for SequencerOptions {
             window_entries_max: 256 * 1024,
         }
     }
-}
-
-/// A commit that stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    /// Its place.
-    pub lsn: Lsn,
-    /// The row id of its first inserted row; further inserts count on.
-    pub first_row: Option<RowId>,
-    /// Whether an earlier attempt of the same producer and sequence is what was found.
-    pub is_duplicate: bool,
-}
-
-/// The answer to a write set that was accepted.
-#[derive(Debug)]
-pub enum Acknowledgement {
-    /// Durable and visible.
-    Committed(Receipt),
-    /// In the buffer; the future tells what becomes of it.
-    Buffered(oneshot::Receiver<Result<Receipt, CommitError>>),
-}
-
-/// Why a write set did not end as a visible commit.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CommitError {
-    /// It did not happen: a condition does not hold.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// It did not happen: the write set is too large.
-    #[error("a transaction of {bytes} bytes is larger than transaction_bytes_max ({max})")]
-    TooLarge {
-        /// Its bytes.
-        bytes: usize,
-        /// The limit.
-        max: usize,
-    },
-    /// It did not happen: the log could not be written. Retry when the cause is gone.
-    #[error("not committed: {cause}")]
-    NotCommitted {
-        /// Why.
-        cause: Arc<str>,
-    },
-    /// It may have happened. Retry with the same producer and sequence after the database was opened again.
-    #[error("outcome unknown: {cause}")]
-    Unknown {
-        /// Why.
-        cause: Arc<str>,
-    },
-    /// It happened, and cannot be read yet. Don't retry.
-    #[error("committed at lsn {lsn}, not yet readable: {cause}")]
-    NotYetReadable {
-        /// Its place.
-        lsn: Lsn,
-        /// Why.
-        cause: Arc<str>,
-    },
-    /// It did not happen: the database accepts no writes now. (A write set that names its producer is answered `Unknown` then, where
-    /// it may be the retry of one that stands.)
-    #[error("no writes are accepted: {cause}")]
-    Stopped {
-        /// Why.
-        cause: Arc<str>,
-    },
 }
 
 /// The sequencer of a log. Cheap to clone; the commit thread ends when the last clone is dropped or with [`Sequencer::stop`].
@@ -217,14 +121,12 @@ impl Sequencer {
         clock: Arc<dyn Clock>,
         options: SequencerOptions,
     ) -> Result<Self, LogError> {
-        let (sequencer, mut pipeline) = Self::without_thread(log, keeper, applier, clock, options)?;
-        let thread = std::thread::Builder::new().name("highwater-commit".to_owned());
-        let thread = thread.spawn(move || while pipeline.wait_and_commit() {}).map_err(|source| LogError::Io {
+        let (sequencer, pipeline) = Self::without_thread(log, keeper, applier, clock, options)?;
+        let thread = CommitThread::start(pipeline).map_err(|source| LogError::Io {
             action: "start the thread of",
             path: "the sequencer".into(),
             source,
         })?;
-        let thread = CommitThread { shared: Arc::clone(&sequencer.shared), thread: Some(thread) };
         Ok(Self { _thread: Some(Arc::new(thread)), ..sequencer })
     }
 
@@ -446,177 +348,6 @@ impl Shared {
             None => VecDeque::new(),
         };
         Ok(Resolved { at, answers, sequences })
-    }
-}
-
-/// The one who appends, syncs, applies and replies.
-pub struct Pipeline {
-    shared: Arc<Shared>,
-    applier: Box<dyn Applier>,
-}
-
-impl Pipeline {
-    /// Commits what is pending, if anything is; returns how many commits ended, well or badly.
-    pub fn commit_pending(&mut self) -> usize {
-        let pending = {
-            let mut state = self.shared.state();
-            state.is_sync_wanted = false;
-            state.buffered_since = None;
-            std::mem::take(&mut state.pending)
-        };
-        let count = pending.len();
-        if count > 0 {
-            self.commit_group(pending);
-        }
-        count
-    }
-
-    /// Waits for work and does it; `false` when the sequencer was stopped and nothing is left.
-    fn wait_and_commit(&mut self) -> bool {
-        let shared = Arc::clone(&self.shared);
-        let mut state = shared.state();
-        loop {
-            if state.is_sync_wanted || (state.is_closing && !state.pending.is_empty()) {
-                break;
-            }
-            if state.is_closing {
-                return false;
-            }
-            let Some(since) = state.buffered_since else {
-                state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let waited = shared.clock.monotonic().saturating_sub(since);
-            let Some(left) = BUFFERED_DELAY_MAX.checked_sub(waited).filter(|left| !left.is_zero()) else { break };
-            state = shared.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        drop(state);
-        self.commit_pending();
-        true
-    }
-
-    fn commit_group(&mut self, pending: Vec<Pending>) {
-        let before = pending[0].commit.lsn.previous();
-        let encode =
-            |pending: &Pending| EncodedCommit::encode(&pending.commit).expect("changes were measured when accepted");
-        let group = Group { commits: pending.iter().map(encode).collect() };
-        let room: usize = pending.iter().map(|pending| pending.room).sum();
-        let log = &self.shared.log;
-        let outcome = log.append(log.epoch(), before, &group).and_then(|()| log.make_durable());
-        drop(group);
-        match outcome {
-            Ok(durable) => self.apply(pending, durable),
-            Err(error) => self.fail(pending, before, &error),
-        }
-        self.shared.room.add_permits(room);
-    }
-
-    fn apply(&mut self, pending: Vec<Pending>, durable: Lsn) {
-        let commits: Vec<_> = pending.iter().map(|pending| Arc::clone(&pending.commit)).collect();
-        let span = tracing::debug_span!("apply", lsn = durable.value(), commits = commits.len());
-        let outcome = span.in_scope(|| self.applier.apply(&commits));
-        let applied = self.shared.keeper.applied().min(durable);
-        let retries = {
-            let mut state = self.shared.state();
-            state.core.applied_to(applied);
-            if let Err(error) = &outcome {
-                tracing::error!(lsn = applied.next().value(), %error, "a durable commit could not be applied, writes stop");
-                let cause: Arc<str> = error.to_string().into();
-                state.stopped = Some(Arc::clone(&cause));
-                // What was accepted meanwhile was never given to the log.
-                self.drop_pending(&mut state, durable, &cause);
-            }
-            // Before the lock is released: a retry that finds the commit applied must find it visible.
-            self.shared.visible.send_replace(applied);
-            state.take_retries(|lsn| lsn <= durable)
-        };
-        let answer = |lsn: Lsn, first_row, is_duplicate| match &outcome {
-            Err(error) if lsn > applied => Err(CommitError::NotYetReadable { lsn, cause: error.to_string().into() }),
-            _ => Ok(Receipt { lsn, first_row, is_duplicate }),
-        };
-        // Nobody may be waiting any more for one or the other.
-        for Pending { commit, first_row, reply, .. } in pending {
-            let _ = reply.send(answer(commit.lsn, first_row, false));
-        }
-        for (lsn, reply) in retries {
-            let _ = reply.send(answer(lsn, None, true));
-        }
-    }
-
-    /// The group is not durable: it ends *not committed* or *unknown*, what was accepted after it *not committed*.
-    fn fail(&self, pending: Vec<Pending>, before: Lsn, error: &LogError) {
-        let cause: Arc<str> = error.to_string().into();
-        tracing::error!(after = before.value(), commits = pending.len(), %error, "a group was not committed");
-        let last = pending.last().map_or(before, |pending| pending.commit.lsn);
-        let retries = {
-            let mut state = self.shared.state();
-            // The disk may have space again, or answer again, any time; the other errors are final.
-            if !matches!(error, LogError::NotWritten { .. } | LogError::Io { .. }) {
-                state.stopped = Some(Arc::clone(&cause));
-            }
-            let retries = state.take_retries(|lsn| lsn <= last);
-            self.drop_pending(&mut state, before, &cause);
-            retries
-        };
-        let answer = || match error {
-            LogError::Poisoned { .. } => Err(CommitError::Unknown { cause: Arc::clone(&cause) }),
-            _ => Err(CommitError::NotCommitted { cause: Arc::clone(&cause) }),
-        };
-        for Pending { reply, .. } in pending {
-            let _ = reply.send(answer());
-        }
-        for (_, reply) in retries {
-            let _ = reply.send(answer());
-        }
-    }
-
-    /// Takes back every stamp after `after`; what is pending was never given to the log, and ends *not committed*.
-    fn drop_pending(&self, state: &mut State, after: Lsn, cause: &Arc<str>) {
-        state.core.unwind_after(after);
-        let not_committed = || Err(CommitError::NotCommitted { cause: Arc::clone(cause) });
-        for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
-            let _ = reply.send(not_committed());
-            self.shared.room.add_permits(room);
-        }
-        for (_, reply) in state.take_retries(|lsn| lsn > after) {
-            let _ = reply.send(not_committed());
-        }
-    }
-}
-
-impl Drop for Pipeline {
-    /// Nobody commits any more, after a panic least of all: what waits is answered, what comes is refused.
-    fn drop(&mut self) {
-        let cause: Arc<str> = "the commit thread has ended".into();
-        let mut state = self.shared.state();
-        state.stopped.get_or_insert_with(|| Arc::clone(&cause));
-        for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
-            let _ = reply.send(Err(CommitError::NotCommitted { cause: Arc::clone(&cause) }));
-            self.shared.room.add_permits(room);
-        }
-        state.retries.clear();
-        // Nobody gives room back any more.
-        self.shared.room.close();
-    }
-}
-
-/// Ends the commit thread with the last handle.
-struct CommitThread {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for CommitThread {
-    fn drop(&mut self) {
-        let mut state = self.shared.state();
-        state.is_closing = true;
-        state.stopped.get_or_insert_with(|| "the database is closing".into());
-        drop(state);
-        self.shared.wake.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was printed where it happened; waiters see their replies dropped.
-            let _ = thread.join();
-        }
     }
 }
 

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::executor::block_on;
 
 use super::*;
-use crate::commit::{Change, ProducerSequence};
+use crate::commit::{Change, Group, ProducerId, ProducerSequence};
 use crate::commit_log::LogReader;
 use crate::env::SystemClock;
 use crate::env::simulated::Random;

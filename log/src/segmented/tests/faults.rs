@@ -180,7 +180,7 @@ fn assert_recovers_after(
     seed: u64,
 ) {
     drop(log);
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         disk.lose_power()
     } else {
         disk.kill_process()

@@ -1,0 +1,66 @@
+//! Reads at one LSN.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use highwater_log::Lsn;
+use highwater_log::position::StorageId;
+use highwater_log::sequencer::KeyRange;
+
+use super::{Kv, StoredRow, stored_row};
+use crate::error::FoldError;
+
+/// The state at one LSN, held readable.
+pub struct ReadPin {
+    pub(super) kv: Arc<Kv>,
+    pub(super) at: Lsn,
+    pub(super) generation: u64,
+}
+
+impl ReadPin {
+    /// The position of the reads.
+    #[must_use]
+    pub const fn at(&self) -> Lsn {
+        self.at
+    }
+
+    /// The row, or the index entry, of this key.
+    ///
+    /// # Errors
+    /// [`FoldError::Storage`]; [`FoldError::Reopened`] when the rows were mended since the pin was taken.
+    pub fn row(&self, storage: StorageId, key: &[u8]) -> Result<Option<StoredRow>, FoldError> {
+        match self.kv.tree(storage, self.generation)? {
+            Some(tree) => tree.read(key, self.at)?.map(stored_row).transpose(),
+            None => Ok(None),
+        }
+    }
+
+    /// The rows, or index entries, of a range of keys, rising.
+    ///
+    /// # Errors
+    /// [`FoldError::Reopened`] when the rows were mended since the pin was taken; each item may be [`FoldError::Storage`], and is
+    /// the last then.
+    pub fn rows(
+        &self,
+        storage: StorageId,
+        range: &KeyRange,
+    ) -> Result<impl Iterator<Item = Result<(Bytes, StoredRow), FoldError>> + Send + use<>, FoldError> {
+        let items = self.kv.tree(storage, self.generation)?.map(|tree| tree.scan(range, self.at));
+        Ok(items.into_iter().flatten().map(|item| {
+            let (key, value) = item?;
+            Ok((key, stored_row(value)?))
+        }))
+    }
+}
+
+impl Drop for ReadPin {
+    fn drop(&mut self) {
+        let mut history = self.kv.history();
+        if let Some(count) = history.pins.get_mut(&self.at) {
+            *count -= 1;
+            if *count == 0 {
+                history.pins.remove(&self.at);
+            }
+        }
+    }
+}
