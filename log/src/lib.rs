@@ -27,4 +27,4 @@ pub use commit_log::{CommitLog, LogReader};
 pub use error::{Damage, LogError, NotWritten};
 pub use memory::MemoryLog;
 pub use position::{Epoch, LogId, Lsn};
-pub use segmented::{LogView, SegmentState, SegmentSummary, SegmentedLog, SegmentedOptions, Verification};
+pub use segmented::{LogView, ReadOnlyLog, SegmentState, SegmentSummary, SegmentedLog, SegmentedOptions, Verification};

@@ -14,7 +14,9 @@ mod directory;
 mod index;
 mod maintenance;
 mod manifest;
+mod read_only;
 mod reader;
+mod reading;
 mod recovery;
 mod scan;
 mod supply;
@@ -36,11 +38,12 @@ use crate::commit_log::{CommitLog, LogReader};
 use crate::env::{Access, DiskLock, Env, LockError};
 use crate::error::{LogError, NotWritten};
 use crate::position::{Epoch, LogId, Lsn, SegmentId};
-use crate::tail::TailCache;
 use directory::{Directory, Identity, Prepared, SEGMENT_HEADER_BYTES};
-use index::{Index, Place};
+use index::Place;
 use maintenance::{Bell, Maintenance};
 use manifest::{Manifest, Sealed};
+pub use read_only::ReadOnlyLog;
+use reading::Reading;
 use recovery::Judgement;
 use scan::Boundary;
 use supply::{Supply, not_written};
@@ -93,20 +96,10 @@ pub struct SegmentedLog {
 struct Shared {
     env: Env,
     options: SegmentedOptions,
-    directory: Directory,
-    identity: Identity,
+    reading: Arc<Reading>,
     epoch: Epoch,
     writing: Mutex<Writing>,
     supply: Mutex<Supply>,
-    index: Mutex<Index>,
-    tail: Mutex<TailCache>,
-    /// Up to where the active segment, and with it all before it, is durable.
-    durable_end: Mutex<(SegmentId, u64)>,
-    durable: watch::Receiver<Lsn>,
-    /// Moves `durable`, and closes it when the log is closed.
-    announce: Mutex<Option<watch::Sender<Lsn>>>,
-    poison: Mutex<Option<Arc<str>>>,
-    first: Mutex<(SegmentId, Lsn)>,
     is_space_low: AtomicBool,
     bell: Bell,
 }
@@ -167,12 +160,12 @@ impl SegmentedLog {
         self.shared.mark()?;
         let appended = {
             let writing = self.shared.writing();
-            writing.writer.sync().map_err(|error| self.shared.poison_with(&error))?;
+            writing.writer.sync().map_err(|error| self.shared.reading.poison_with(&error))?;
             writing.writer.appended()
         };
         let mut supply = self.shared.supply();
         supply.manifest.clean = Some(appended);
-        supply.manifest.store(&self.shared.directory)
+        supply.manifest.store(&self.shared.reading.directory)
     }
 }
 
@@ -194,18 +187,11 @@ impl Shared {
             }
         };
         let identity = manifest.identity();
-        let witnesses = options.witnesses.iter().filter(|(log, _)| *log == manifest.log).map(|(_, lsn)| *lsn);
-        let witness = witnesses.max().unwrap_or(Lsn::ORIGIN);
+        let witness = options.witness_of(manifest.log);
         let tail = recovery::find_tail(&directory, identity, &manifest, &present, witness, judgement)?;
         recovery::settle(&directory, &tail)?;
         let mut ready = VecDeque::new();
-        let mut index = Index::default();
         for segment in &tail.segments {
-            let mut complete = segment.commits.first().map_or(Lsn::ORIGIN, |(lsn, _)| lsn.previous());
-            for (lsn, offset) in &segment.commits {
-                index.learn(segment.id, Place { complete, offset: *offset });
-                complete = *lsn;
-            }
             if tail.active.is_none_or(|active| segment.id > active.id)
                 && tail.sealed.is_none_or(|sealed| segment.id > sealed.segment)
             {
@@ -240,25 +226,19 @@ impl Shared {
         manifest.store(&directory)?;
         let (epoch, first) = (manifest.epoch, (manifest.first, manifest.trimmed));
         supply.manifest = manifest;
-        let (sender, durable) = watch::channel(tail.complete);
         let durable_end = (active.id, at.offset);
+        let index = tail.index();
+        let reading =
+            Reading::new(directory, identity, index, options.tail_bytes_max, tail.complete, durable_end, first);
         let writer = Writer::new(identity, epoch, active, at, &written, tail.complete);
         let told = tail.synced;
         let synced_at = env.clock.monotonic();
         let shared = Self {
             env: env.clone(),
-            directory,
-            identity,
+            reading: Arc::new(reading),
             epoch,
             writing: Mutex::new(Writing { writer, pending: Vec::new(), told, synced_at }),
             supply: Mutex::new(supply),
-            index: Mutex::new(index),
-            tail: Mutex::new(TailCache::new(options.tail_bytes_max)),
-            durable_end: Mutex::new(durable_end),
-            durable,
-            announce: Mutex::new(Some(sender)),
-            poison: Mutex::new(None),
-            first: Mutex::new(first),
             is_space_low: AtomicBool::new(false),
             bell: Bell::default(),
             options,
@@ -274,74 +254,15 @@ impl Shared {
         self.supply.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tail(&self) -> MutexGuard<'_, TailCache> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn durable_end(&self) -> MutexGuard<'_, (SegmentId, u64)> {
-        self.durable_end.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many bytes of a segment are durable and will never change.
-    fn durable_bytes(&self, segment: SegmentId) -> u64 {
-        let (active, offset) = *self.durable_end();
-        match segment.cmp(&active) {
-            std::cmp::Ordering::Less => u64::MAX,
-            std::cmp::Ordering::Equal => offset,
-            std::cmp::Ordering::Greater => 0,
-        }
-    }
-
-    fn active_segment(&self) -> SegmentId {
-        self.durable_end().0
-    }
-
-    fn first_segment(&self) -> SegmentId {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    fn earliest(&self) -> Lsn {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).1.next()
-    }
-
-    fn check_poison(&self) -> Result<(), LogError> {
-        match &*self.poison.lock().unwrap_or_else(PoisonError::into_inner) {
-            None => Ok(()),
-            Some(cause) => Err(LogError::Poisoned { cause: Arc::clone(cause) }),
-        }
-    }
-
-    /// Poisons the log: nothing is known of what was being written, and nothing more is accepted or shown.
-    fn poison_with(&self, error: &std::io::Error) -> LogError {
-        let mut poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
-        let cause = poison.get_or_insert_with(|| error.to_string().into());
-        tracing::error!(%cause, "the log is poisoned");
-        let error = LogError::Poisoned { cause: Arc::clone(cause) };
-        drop(poison);
-        // Who waits for more must hear of it.
-        self.announce(|_| {});
-        error
-    }
-
-    fn announce(&self, change: impl FnOnce(&mut Lsn)) {
-        if let Some(durable) = &*self.announce.lock().unwrap_or_else(PoisonError::into_inner) {
-            durable.send_modify(change);
-        }
-    }
-
     fn append_failed(&self, failure: AppendFailure) -> LogError {
         match failure {
             AppendFailure::TakenBack(error) => LogError::NotWritten { reason: NotWritten::from_io(&error) },
-            AppendFailure::Unknown(error) => self.poison_with(&error),
+            AppendFailure::Unknown(error) => self.reading.poison_with(&error),
         }
     }
 
     fn append(&self, epoch: Epoch, after: Lsn, group: &Group) -> Result<(), LogError> {
-        self.check_poison()?;
+        self.reading.check_poison()?;
         let mut writing = self.writing();
         group.check_append(epoch, self.epoch, after, writing.writer.appended())?;
         if group.commits.is_empty() {
@@ -354,18 +275,18 @@ impl Shared {
             let mut supply = self.supply();
             let ready: Vec<_> = supply.ready.iter().map(|segment| segment.bytes).collect();
             let needed = writing.writer.plan(group, &ready, |id| self.options.segment_bytes(id));
-            supply.prepare(&self.directory, self.identity, &needed)?;
+            supply.prepare(&self.reading.directory, self.reading.identity, &needed)?;
             taken.extend(supply.ready.drain(..needed.len()));
         }
         let (segment, place) = (writing.writer.active(), Place { complete: after, offset: writing.writer.offset() });
-        let synced = *self.durable.borrow();
+        let synced = *self.reading.durable.borrow();
         let outcome = writing.writer.append(group, synced, &mut taken);
         if !taken.is_empty() {
             let mut supply = self.supply();
             taken.into_iter().rev().for_each(|segment| supply.ready.push_front(segment));
         }
         outcome.map_err(|failure| self.append_failed(failure))?;
-        self.index().learn(segment, place);
+        self.reading.index().learn(segment, place);
         writing.told = synced;
         writing.pending.extend(group.commits.iter().cloned().map(Arc::new));
         if writing.writer.active() != segment {
@@ -375,20 +296,20 @@ impl Shared {
     }
 
     fn make_durable(&self) -> Result<Lsn, LogError> {
-        self.check_poison()?;
+        self.reading.check_poison()?;
         let mut writing = self.writing();
         let appended = writing.writer.appended();
         if writing.pending.is_empty() {
             return Ok(appended);
         }
-        writing.writer.sync().map_err(|error| self.poison_with(&error))?;
+        writing.writer.sync().map_err(|error| self.reading.poison_with(&error))?;
         writing.synced_at = self.env.clock.monotonic();
-        *self.durable_end() = (writing.writer.active(), writing.writer.offset());
+        *self.reading.durable_end() = (writing.writer.active(), writing.writer.offset());
         {
-            let mut tail = self.tail();
+            let mut tail = self.reading.tail();
             writing.pending.drain(..).for_each(|commit| tail.push(commit));
         }
-        self.announce(|durable| *durable = appended);
+        self.reading.announce(|durable| *durable = appended);
         drop(writing);
         self.bell.ring_if_idle();
         Ok(appended)
@@ -405,20 +326,25 @@ impl Shared {
     }
 
     fn look_at_space(&self) -> Result<bool, LogError> {
-        let path = &self.directory.path;
-        let free = self.directory.disk.free_bytes(path).map_err(self.directory.failed("look at the space of", path))?;
+        let path = &self.reading.directory.path;
+        let free = self
+            .reading
+            .directory
+            .disk
+            .free_bytes(path)
+            .map_err(self.reading.directory.failed("look at the space of", path))?;
         let is_low = free < self.options.free_bytes_min;
         self.is_space_low.store(is_low, Ordering::Release);
         Ok(is_low)
     }
 
     fn maintain(&self) -> Result<(), LogError> {
-        self.check_poison()?;
+        self.reading.check_poison()?;
         let is_space_low = self.look_at_space()?;
         let mut supply = self.supply();
         if supply.ready.is_empty() && !is_space_low {
             let length = self.options.segment_bytes(supply.next);
-            supply.prepare(&self.directory, self.identity, &[length])?;
+            supply.prepare(&self.reading.directory, self.reading.identity, &[length])?;
         }
         drop(supply);
         // The writer's lock comes before the supply's.
@@ -430,7 +356,7 @@ impl Shared {
         let is_news = |sealed: &Sealed| supply.manifest.sealed.is_none_or(|known| known.segment < sealed.segment);
         if let Some(sealed) = sealed.filter(is_news) {
             let mut manifest = Manifest { sealed: Some(sealed), active, ..supply.manifest.clone() };
-            manifest.store(&self.directory)?;
+            manifest.store(&self.reading.directory)?;
             supply.manifest = manifest;
         }
         drop(supply);
@@ -441,19 +367,19 @@ impl Shared {
     }
 
     fn has_told_all(&self) -> bool {
-        self.writing().told >= *self.durable.borrow()
+        self.writing().told >= *self.reading.durable.borrow()
     }
 
     /// Whether the log has been idle for a while since a sync that no frame tells of.
     fn is_mark_due(&self) -> bool {
         let writing = self.writing();
         let idle = self.env.clock.monotonic().saturating_sub(writing.synced_at);
-        writing.pending.is_empty() && writing.told < *self.durable.borrow() && idle >= MARK_AFTER_IDLE
+        writing.pending.is_empty() && writing.told < *self.reading.durable.borrow() && idle >= MARK_AFTER_IDLE
     }
 
     fn mark(&self) -> Result<(), LogError> {
         let mut writing = self.writing();
-        let synced = *self.durable.borrow();
+        let synced = *self.reading.durable.borrow();
         if !writing.pending.is_empty() || writing.told >= synced {
             return Ok(());
         }
@@ -465,7 +391,7 @@ impl Shared {
 
 impl CommitLog for SegmentedLog {
     fn id(&self) -> LogId {
-        self.shared.identity.log
+        self.shared.reading.identity.log
     }
 
     fn epoch(&self) -> Epoch {
@@ -477,11 +403,11 @@ impl CommitLog for SegmentedLog {
     }
 
     fn durable(&self) -> watch::Receiver<Lsn> {
-        self.shared.durable.clone()
+        self.shared.reading.durable.clone()
     }
 
     fn earliest(&self) -> Lsn {
-        self.shared.earliest()
+        self.shared.reading.earliest()
     }
 
     fn append(&self, epoch: Epoch, after: Lsn, group: &Group) -> Result<(), LogError> {
@@ -493,17 +419,7 @@ impl CommitLog for SegmentedLog {
     }
 
     fn read_after(&self, after: Lsn) -> Result<LogReader, LogError> {
-        self.shared.check_poison()?;
-        let durable = *self.shared.durable.borrow();
-        if after > durable {
-            return Err(LogError::BeyondDurable { after, durable });
-        }
-        let earliest = self.shared.earliest();
-        if after.next() < earliest {
-            return Err(LogError::BelowRetained { after, earliest });
-        }
-        let source = reader::SegmentSource::new(Arc::clone(&self.shared));
-        Ok(LogReader::new(after, self.durable(), Box::new(source)))
+        Reading::read_after(&self.shared.reading, after)
     }
 }
 
@@ -511,17 +427,28 @@ impl Drop for SegmentedLog {
     fn drop(&mut self) {
         self.maintenance = None;
         // Readers may outlive the log: they come to its end.
-        self.shared.announce.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.reading.close();
     }
 }
 
 impl std::fmt::Debug for SegmentedLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SegmentedLog {} in {}", self.shared.identity.log, self.shared.directory.path.display())
+        write!(
+            f,
+            "SegmentedLog {} in {}",
+            self.shared.reading.identity.log,
+            self.shared.reading.directory.path.display()
+        )
     }
 }
 
 impl SegmentedOptions {
+    /// The highest LSN of `log` that a witness tells.
+    fn witness_of(&self, log: LogId) -> Lsn {
+        let witnesses = self.witnesses.iter().filter(|(witnessed, _)| *witnessed == log).map(|(_, lsn)| *lsn);
+        witnesses.max().unwrap_or(Lsn::ORIGIN)
+    }
+
     fn segment_bytes(&self, id: SegmentId) -> u64 {
         let doublings = u32::try_from(id.value().saturating_sub(1).saturating_mul(2)).unwrap_or(u32::MAX).min(32);
         self.segment_bytes_min.saturating_mul(1 << doublings).min(self.segment_bytes_max)

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Shared;
 use super::directory::SEGMENT_HEADER_BYTES;
 use super::index::Place;
+use super::reading::Reading;
 use crate::chain::{Chain, Link};
 use crate::commit::EncodedCommit;
 use crate::commit_log::CommitSource;
@@ -17,32 +17,32 @@ use crate::position::{Lsn, SegmentId};
 
 /// Fetches commits for one reader.
 pub(super) struct SegmentSource {
-    shared: Arc<Shared>,
+    reading: Arc<Reading>,
     cursor: Option<Cursor>,
 }
 
 impl SegmentSource {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, cursor: None }
+    pub(super) fn new(reading: Arc<Reading>) -> Self {
+        Self { reading, cursor: None }
     }
 }
 
 impl CommitSource for SegmentSource {
     fn check(&self) -> Result<(), LogError> {
-        self.shared.check_poison()
+        self.reading.check_poison()
     }
 
     fn fetch(&mut self, lsn: Lsn) -> Result<Arc<EncodedCommit>, LogError> {
-        if let Some(commit) = self.shared.tail().find(lsn) {
+        if let Some(commit) = self.reading.tail().find(lsn) {
             self.cursor = None;
             return Ok(commit);
         }
         let cursor = match &mut self.cursor {
             Some(cursor) if cursor.chain.complete().next() == lsn => cursor,
-            _ => self.cursor.insert(self.shared.seek(lsn)?),
+            _ => self.cursor.insert(self.reading.seek(lsn)?),
         };
         loop {
-            let commit = cursor.next_commit(&self.shared, lsn)?;
+            let commit = cursor.next_commit(&self.reading, lsn)?;
             if commit.lsn() == lsn {
                 return Ok(Arc::new(commit));
             }
@@ -62,13 +62,13 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn open(shared: &Shared, segment: SegmentId, offset: u64, chain: Chain) -> Result<Self, LogError> {
-        let file = shared.directory.open(&shared.directory.segment_path(segment), Access::Read)?;
+    fn open(reading: &Reading, segment: SegmentId, offset: u64, chain: Chain) -> Result<Self, LogError> {
+        let file = reading.directory.open(&reading.directory.segment_path(segment), Access::Read)?;
         Ok(Self { segment, file, offset, chain, ahead: Bytes::new(), ahead_at: 0 })
     }
 
     /// The next commit whose frames are all there. `wanted` is durable: everything up to it must be readable.
-    fn next_commit(&mut self, shared: &Shared, wanted: Lsn) -> Result<EncodedCommit, LogError> {
+    fn next_commit(&mut self, reading: &Reading, wanted: Lsn) -> Result<EncodedCommit, LogError> {
         let mut parts = Vec::new();
         loop {
             let damaged = |cursor: &Self, what: &str| {
@@ -76,10 +76,10 @@ impl Cursor {
                 let first = cursor.chain.next_lsn();
                 LogError::from(Damage { what: what.to_owned(), segment: cursor.segment, bytes, first, last: wanted })
             };
-            let checked = match self.header(shared)? {
+            let checked = match self.header(reading)? {
                 Ok(checked) => checked,
                 Err(FrameError::Newer { what, found }) => {
-                    let path = shared.directory.segment_path(self.segment);
+                    let path = reading.directory.segment_path(self.segment);
                     let found = format!("{what} {found} of a frame");
                     return Err(LogError::Newer { path, found, known: u32::from(frame::FRAME_VERSION) });
                 }
@@ -89,7 +89,8 @@ impl Cursor {
             if header.segment != self.segment {
                 return Err(damaged(self, "a frame of another segment"));
             }
-            let payload = self.bytes(shared, self.offset + FRAME_HEADER_BYTES as u64, header.payload_bytes as usize)?;
+            let payload =
+                self.bytes(reading, self.offset + FRAME_HEADER_BYTES as u64, header.payload_bytes as usize)?;
             if payload.len() < header.payload_bytes as usize {
                 return Err(damaged(self, "a frame beyond the segment's end"));
             }
@@ -97,7 +98,7 @@ impl Cursor {
             let complete = self.chain.complete();
             let link = self.chain.follow(&header, checked.checksum).map_err(|rule| damaged(self, rule))?;
             if let Link::Begins { .. } = link {
-                shared.index().learn(self.segment, Place { complete, offset: self.offset });
+                reading.index().learn(self.segment, Place { complete, offset: self.offset });
             }
             self.offset += header.frame_bytes();
             let is_complete = match link {
@@ -109,7 +110,7 @@ impl Cursor {
                 Link::Foreign | Link::Mark => continue,
                 Link::Seal => {
                     let chain = self.chain.clone();
-                    *self = Self::open(shared, self.segment.next(), SEGMENT_HEADER_BYTES, chain)?;
+                    *self = Self::open(reading, self.segment.next(), SEGMENT_HEADER_BYTES, chain)?;
                     continue;
                 }
             };
@@ -120,13 +121,13 @@ impl Cursor {
         }
     }
 
-    fn header(&mut self, shared: &Shared) -> Result<Result<CheckedHeader, FrameError>, LogError> {
-        let bytes = self.bytes(shared, self.offset, FRAME_HEADER_BYTES)?;
-        Ok(frame::decode_header(shared.identity.seed(), self.offset, &bytes))
+    fn header(&mut self, reading: &Reading) -> Result<Result<CheckedHeader, FrameError>, LogError> {
+        let bytes = self.bytes(reading, self.offset, FRAME_HEADER_BYTES)?;
+        Ok(frame::decode_header(reading.identity.seed(), self.offset, &bytes))
     }
 
     /// `count` bytes at `offset`, fewer at the file's end; they share the memory of what was read ahead.
-    fn bytes(&mut self, shared: &Shared, offset: u64, count: usize) -> Result<Bytes, LogError> {
+    fn bytes(&mut self, reading: &Reading, offset: u64, count: usize) -> Result<Bytes, LogError> {
         let is_ahead = |cursor: &Self| {
             let start = offset.checked_sub(cursor.ahead_at).and_then(|start| usize::try_from(start).ok())?;
             (start + count <= cursor.ahead.len()).then_some(start)
@@ -135,18 +136,18 @@ impl Cursor {
             return Ok(self.ahead.slice(start..start + count));
         }
         // Nothing beyond the durable end is kept: it may be taken back and written anew.
-        let stable = shared.durable_bytes(self.segment).saturating_sub(offset);
+        let stable = reading.durable_bytes(self.segment).saturating_sub(offset);
         let wanted = count.max(READ_AHEAD_BYTES).min(usize::try_from(stable).unwrap_or(usize::MAX));
         let mut ahead = vec![0; wanted];
-        let path = shared.directory.segment_path(self.segment);
-        let read = self.file.read_at(&mut ahead, offset).map_err(shared.directory.failed("read", &path))?;
+        let path = reading.directory.segment_path(self.segment);
+        let read = self.file.read_at(&mut ahead, offset).map_err(reading.directory.failed("read", &path))?;
         ahead.truncate(read);
         (self.ahead, self.ahead_at) = (Bytes::from(ahead), offset);
         Ok(self.ahead.slice(..count.min(read)))
     }
 }
 
-impl Shared {
+impl Reading {
     /// A cursor from which reading on meets commit `lsn`, which is durable.
     fn seek(&self, lsn: Lsn) -> Result<Cursor, LogError> {
         let (first, active) = (self.first_segment().value(), self.active_segment().value());

@@ -14,6 +14,7 @@ use std::ops::Range;
 use super::directory::{
     Directory, Identity, SEGMENT_HEADER_BYTES, SegmentHeader, Unusable, check_segment_header, zero,
 };
+use super::index::{Index, Place};
 use super::manifest::{Manifest, Sealed};
 use super::scan::{Boundary, Scan, Stop, headers_from, scan};
 use crate::chain::Chain;
@@ -134,6 +135,21 @@ pub(super) fn find_tail(
         return Err(Damage { what, segment, bytes: 0..0, first: tail.complete.next(), last: proven }.into());
     }
     Ok(tail)
+}
+
+impl Tail {
+    /// Where the commits of the segments lie that were looked at.
+    pub(super) fn index(&self) -> Index {
+        let mut index = Index::default();
+        for segment in &self.segments {
+            let mut complete = segment.commits.first().map_or(Lsn::ORIGIN, |(lsn, _)| lsn.previous());
+            for (lsn, offset) in &segment.commits {
+                index.learn(segment.id, Place { complete, offset: *offset });
+                complete = *lsn;
+            }
+        }
+        index
+    }
 }
 
 /// Does what [`find_tail`] found to be necessary. Interrupted at any point, the next opening finds the same tail.

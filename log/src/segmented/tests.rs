@@ -1,5 +1,6 @@
 use super::*;
 use crate::conformance::{self, sample_commit, sample_group};
+use crate::env::Disk as _;
 use crate::env::simulated::{Fault, Random, SimulatedClock, SimulatedDisk, machine};
 
 mod damage;
@@ -239,7 +240,7 @@ fn an_idle_log_marks_its_last_sync_once_and_then_writes_nothing() {
     let segment = Path::new(PATH).join("segment-00000000000000000001");
     let frames = || {
         let contents = disk.contents(&segment).unwrap();
-        scan::headers_from(log.shared.identity, SegmentId::new(1), &contents, 0)
+        scan::headers_from(log.shared.reading.identity, SegmentId::new(1), &contents, 0)
             .map(|sighting| sighting.unwrap().1)
             .collect::<Vec<_>>()
     };
@@ -341,4 +342,41 @@ fn verifying_finds_a_flipped_bit_in_a_sealed_segment_and_checks_what_follows() {
         disk.damage(&path, |bytes| bytes[at] ^= 1);
     }
     assert!(matches!(LogView::open(&env, Path::new("/nowhere")), Err(LogError::Missing { .. })));
+}
+
+#[test]
+fn a_log_on_a_read_only_file_system_is_read_up_to_what_is_proven_and_refuses_writes() {
+    let (env, disk, clock) = machine(8);
+    let log = open(&env).unwrap();
+    let (id, mut written) = (log.id(), write_sample(&log, &clock));
+    let proven = written.len();
+    written.extend(write(&log, 2));
+    drop(log);
+    disk.kill_process();
+    disk.limit_free_bytes(0);
+    let files = |disk: &SimulatedDisk| {
+        disk.list(Path::new(PATH))
+            .unwrap()
+            .iter()
+            .map(|name| disk.contents(&Path::new(PATH).join(name)))
+            .collect::<Vec<_>>()
+    };
+    let before = files(&disk);
+    let read_all = |log: &ReadOnlyLog, after: u64| {
+        let mut reader = log.read_after(Lsn::new(after)).unwrap();
+        std::iter::from_fn(|| reader.try_next().unwrap())
+            .map(|commit| EncodedCommit::clone(&commit))
+            .collect::<Vec<_>>()
+    };
+    let log = ReadOnlyLog::open(&env, Path::new(PATH), &small_options()).unwrap();
+    assert_eq!(read_all(&log, 0), written[..proven], "what no frame tells to be synced is not shown");
+    assert_eq!(read_all(&log, 20), written[20..proven]);
+    let refused = log.append(log.epoch(), log.appended(), &sample_group(log.appended(), 1));
+    assert!(matches!(refused, Err(LogError::ReadOnly)));
+    let options = SegmentedOptions { witnesses: vec![(id, Lsn::new(written.len() as u64))], ..small_options() };
+    let log = ReadOnlyLog::open(&env, Path::new(PATH), &options).unwrap();
+    assert_eq!(read_all(&log, 0), written, "a witness proves the rest");
+    drop(log);
+    assert!(files(&disk) == before, "nothing was written");
+    assert!(matches!(ReadOnlyLog::open(&env, Path::new("/none"), &small_options()), Err(LogError::Missing { .. })));
 }

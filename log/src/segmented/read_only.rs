@@ -1,0 +1,99 @@
+//! A log that is only read: on a read-only file system, or on purpose.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::SegmentedOptions;
+use super::directory::{Directory, SEGMENT_HEADER_BYTES};
+use super::manifest::Manifest;
+use super::reading::Reading;
+use super::recovery::{Judgement, find_tail};
+use crate::commit::Group;
+use crate::commit_log::{CommitLog, LogReader};
+use crate::env::Env;
+use crate::error::LogError;
+use crate::position::{Epoch, LogId, Lsn};
+
+/// A log in a directory, open for reading, as it was when it was opened. Nothing is written, not even a lock.
+///
+/// What cannot be written again and synced cannot be made sure of: it ends at the last commit that a later frame, a clean close or a
+/// witness proves to have been durable, though more may be there.
+pub struct ReadOnlyLog {
+    reading: Arc<Reading>,
+    epoch: Epoch,
+}
+
+impl ReadOnlyLog {
+    /// Opens the log in `path` for reading.
+    ///
+    /// # Errors
+    /// [`LogError::Missing`] when there is none, [`LogError::Damaged`], [`LogError::Newer`], [`LogError::Io`].
+    pub fn open(env: &Env, path: &Path, options: &SegmentedOptions) -> Result<Self, LogError> {
+        let directory = Directory { disk: Arc::clone(&env.disk), path: path.to_owned() };
+        let missing = || LogError::Missing { path: path.to_owned() };
+        let (present, generations) = directory.list().map_err(|error| match error {
+            LogError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => missing(),
+            other => other,
+        })?;
+        let manifest = Manifest::load(&directory, &generations)?.ok_or_else(missing)?;
+        let identity = manifest.identity();
+        let witness = options.witness_of(manifest.log);
+        let tail = find_tail(&directory, identity, &manifest, &present, witness, Judgement::Specified)?;
+        let proven = tail.synced.max(manifest.clean.unwrap_or(Lsn::ORIGIN)).max(witness);
+        let durable = tail.complete.min(proven);
+        // Whole segments are taken as they are: what lies behind `durable` in them is not asked for.
+        let last = tail.active.map(|active| active.id).or(tail.sealed.map(|sealed| sealed.segment));
+        let end = last.map_or((manifest.first, SEGMENT_HEADER_BYTES), |last| (last.next(), SEGMENT_HEADER_BYTES));
+        let first = (manifest.first, manifest.trimmed);
+        let reading = Reading::new(directory, identity, tail.index(), options.tail_bytes_max, durable, end, first);
+        Ok(Self { reading: Arc::new(reading), epoch: tail.epoch })
+    }
+}
+
+impl CommitLog for ReadOnlyLog {
+    fn id(&self) -> LogId {
+        self.reading.identity.log
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn appended(&self) -> Lsn {
+        *self.reading.durable.borrow()
+    }
+
+    fn durable(&self) -> watch::Receiver<Lsn> {
+        self.reading.durable.clone()
+    }
+
+    fn earliest(&self) -> Lsn {
+        self.reading.earliest()
+    }
+
+    fn append(&self, _epoch: Epoch, _after: Lsn, _group: &Group) -> Result<(), LogError> {
+        Err(LogError::ReadOnly)
+    }
+
+    fn make_durable(&self) -> Result<Lsn, LogError> {
+        Ok(self.appended())
+    }
+
+    fn read_after(&self, after: Lsn) -> Result<LogReader, LogError> {
+        Reading::read_after(&self.reading, after)
+    }
+}
+
+impl Drop for ReadOnlyLog {
+    fn drop(&mut self) {
+        self.reading.close();
+    }
+}
+
+impl std::fmt::Debug for ReadOnlyLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ReadOnlyLog {} in {}", self.reading.identity.log, self.reading.directory.path.display())
+    }
+}
