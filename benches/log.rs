@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::executor::block_on;
 use highwater_log::env::{Access, Disk, DiskFile, DiskLock, Env, LockError, SystemDisk};
 use highwater_log::position::{RowId, StorageId, TableId};
 use highwater_log::sequencer::{
@@ -163,7 +162,7 @@ fn producers(directory: &Path, syncs: &Arc<AtomicU64>, count: u64) -> Rate {
             scope.spawn(move || {
                 let mut written = 0_u64;
                 while start.elapsed() < TURN {
-                    block_on(sequencer.commit(insert(producer, written))).unwrap();
+                    sequencer.commit_blocking(insert(producer, written)).unwrap();
                     written += 1;
                 }
             });

@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::executor::block_on;
 use highwater_log::env::Env;
 use highwater_log::env::simulated::Random;
 use highwater_log::position::{ColumnId, RowId, SchemaVersion, StorageId, TableId};
@@ -113,7 +112,7 @@ fn key_of(table: &Table, row: &[u8]) -> Bytes {
 }
 
 fn commit(database: &Database, set: WriteSet) -> Lsn {
-    match block_on(database.sequencer.commit(set)).unwrap() {
+    match database.sequencer.commit_blocking(set).unwrap() {
         Acknowledgement::Committed(receipt) => receipt.lsn,
         Acknowledgement::Buffered(_) => panic!("synced was asked for"),
     }

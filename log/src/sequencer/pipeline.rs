@@ -1,7 +1,7 @@
 //! The commit pipeline: append, sync, apply, show, reply, one group after the other.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::keeper::Applier;
@@ -31,30 +31,6 @@ impl Pipeline {
             self.commit_group(pending);
         }
         count
-    }
-
-    /// Waits for work and does it; `false` when the sequencer was stopped and nothing is left.
-    fn wait_and_commit(&mut self) -> bool {
-        let shared = Arc::clone(&self.shared);
-        let mut state = shared.state();
-        loop {
-            if state.is_sync_wanted || (state.is_closing && !state.pending.is_empty()) {
-                break;
-            }
-            if state.is_closing {
-                return false;
-            }
-            let Some(since) = state.buffered_since else {
-                state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let waited = shared.clock.monotonic().saturating_sub(since);
-            let Some(left) = BUFFERED_DELAY_MAX.checked_sub(waited).filter(|left| !left.is_zero()) else { break };
-            state = shared.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        drop(state);
-        self.commit_pending();
-        true
     }
 
     fn commit_group(&mut self, pending: Vec<Pending>) {
@@ -147,35 +123,96 @@ impl Pipeline {
 }
 
 impl Drop for Pipeline {
-    /// Nobody commits any more, after a panic least of all: what waits is answered, what comes is refused.
+    /// Nobody commits any more: what waits is answered, what comes is refused.
     fn drop(&mut self) {
-        let cause: Arc<str> = "the commit thread has ended".into();
-        let mut state = self.shared.state();
-        state.stopped.get_or_insert_with(|| Arc::clone(&cause));
-        for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
-            let _ = reply.send(Err(CommitError::NotCommitted { cause: Arc::clone(&cause) }));
-            self.shared.room.add_permits(room);
-        }
-        state.retries.clear();
-        // Nobody gives room back any more.
-        self.shared.room.close();
+        self.shared.abandon();
     }
 }
 
-/// Ends the commit thread with the last handle.
+impl Shared {
+    /// Waits until something is to be committed; `false` when the sequencer was stopped and nothing is left.
+    fn wait_for_work(&self) -> bool {
+        let mut state = self.state();
+        loop {
+            if state.is_sync_wanted || (state.is_closing && !state.pending.is_empty()) {
+                return true;
+            }
+            if state.is_closing {
+                return false;
+            }
+            let Some(since) = state.buffered_since else {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let waited = self.clock.monotonic().saturating_sub(since);
+            let Some(left) = BUFFERED_DELAY_MAX.checked_sub(waited).filter(|left| !left.is_zero()) else { return true };
+            state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Refuses whatever comes, and answers whatever waits and was never given to the log.
+    fn abandon(&self) {
+        let cause: Arc<str> = "nobody commits any more".into();
+        let mut state = self.state();
+        state.stopped.get_or_insert_with(|| Arc::clone(&cause));
+        for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
+            let _ = reply.send(Err(CommitError::NotCommitted { cause: Arc::clone(&cause) }));
+            self.room.add_permits(room);
+        }
+        state.retries.clear();
+        // Nobody gives room back any more.
+        self.room.close();
+    }
+}
+
+/// The thread that commits what nobody else does. It ends with the last handle.
 pub(super) struct CommitThread {
     shared: Arc<Shared>,
+    pipeline: Arc<Mutex<Pipeline>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl CommitThread {
     /// Starts the thread, which commits until the sequencer is stopped and nothing is pending.
-    pub(super) fn start(mut pipeline: Pipeline) -> io::Result<Self> {
+    pub(super) fn start(pipeline: Pipeline) -> io::Result<Self> {
         let shared = Arc::clone(&pipeline.shared);
+        let pipeline = Arc::new(Mutex::new(pipeline));
+        let (state, work) = (Arc::clone(&shared), Arc::clone(&pipeline));
         let thread = std::thread::Builder::new().name("highwater-commit".to_owned());
-        let thread = thread.spawn(move || while pipeline.wait_and_commit() {})?;
-        Ok(Self { shared, thread: Some(thread) })
+        let thread = thread.spawn(move || {
+            while state.wait_for_work() {
+                // Poisoned: whoever panicked has answered everybody.
+                let Ok(pipeline) = work.lock() else { return };
+                commit_with(pipeline);
+            }
+        })?;
+        Ok(Self { shared, pipeline, thread: Some(thread) })
     }
+
+    /// Commits what is pending on the calling thread, unless somebody is at it: then the thread will.
+    pub(super) fn drive(&self) {
+        if let Ok(pipeline) = self.pipeline.try_lock() {
+            commit_with(pipeline);
+            if !self.shared.state().is_sync_wanted {
+                return;
+            }
+        }
+        self.shared.wake.notify_one();
+    }
+}
+
+/// One group. A panic in it, the applier's most likely, leaves nobody waiting.
+fn commit_with(mut pipeline: MutexGuard<'_, Pipeline>) {
+    struct Abandon(Arc<Shared>);
+    impl Drop for Abandon {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                self.0.abandon();
+            }
+        }
+    }
+    let _abandon = Abandon(Arc::clone(&pipeline.shared));
+    pipeline.commit_pending();
 }
 
 impl Drop for CommitThread {
@@ -186,7 +223,7 @@ impl Drop for CommitThread {
         drop(state);
         self.shared.wake.notify_all();
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread was printed where it happened; waiters see their replies dropped.
+            // A panic of the thread was printed where it happened; waiters were answered.
             let _ = thread.join();
         }
     }

@@ -151,7 +151,7 @@ fn bench(options: SequencerOptions) -> Bench {
 impl Bench {
     /// Orders a write set without waiting for its outcome.
     fn submit(&self, set: WriteSet) -> Result<oneshot::Receiver<Outcome>, CommitError> {
-        self.sequencer.submit(set).now_or_never().expect("there is room")
+        self.sequencer.submit(set, Drive::Thread).now_or_never().expect("there is room")
     }
 
     fn commit_pending(&mut self) -> usize {
@@ -324,11 +324,11 @@ fn who_comes_when_too_much_is_pending_waits_for_room() {
     let mut bench = bench(SequencerOptions { pending_bytes_max: 1_024, ..SequencerOptions::default() });
     let mut accepted = 0;
     let sequencer = bench.sequencer.clone();
-    while sequencer.submit(put(&format!("{accepted}"))).now_or_never().is_some() {
+    while sequencer.submit(put(&format!("{accepted}")), Drive::Thread).now_or_never().is_some() {
         accepted += 1;
         assert!(accepted < 100, "the queue is bounded");
     }
-    let mut waiting = Box::pin(sequencer.submit(put("late")));
+    let mut waiting = Box::pin(sequencer.submit(put("late"), Drive::Thread));
     assert!(waiting.as_mut().now_or_never().is_none());
     bench.commit_pending();
     assert!(waiting.as_mut().now_or_never().is_some());
@@ -354,6 +354,39 @@ fn a_buffered_commit_is_answered_at_once_and_becomes_visible_with_the_next_sync(
     assert_eq!(*sequencer.visible().borrow(), Lsn::new(2));
 }
 
+/// Half of the commits are driven by the thread, half by the writers.
+fn commit(sequencer: &Sequencer, round: u32, set: WriteSet) -> Result<Acknowledgement, CommitError> {
+    if round.is_multiple_of(2) { block_on(sequencer.commit(set)) } else { sequencer.commit_blocking(set) }
+}
+
+/// Rows that panic when they are folded.
+struct PanickingRows;
+
+impl Applier for PanickingRows {
+    fn apply(&mut self, _: &[Arc<Commit>]) -> Result<(), KeeperError> {
+        panic!("a defect, for the test");
+    }
+}
+
+#[test]
+fn a_panic_while_applying_leaves_nobody_waiting() {
+    for is_blocking in [false, true] {
+        let rows = Arc::new(Rows::default());
+        let log = Arc::new(MemoryLog::new(LogId::from_bytes([1; 16])));
+        let applier = Box::new(PanickingRows);
+        let clock = Arc::new(SystemClock::new());
+        let sequencer = Sequencer::start(log, rows, applier, clock, SequencerOptions::default()).unwrap();
+        if is_blocking {
+            let sequencer = sequencer.clone();
+            std::thread::spawn(move || sequencer.commit_blocking(put("a"))).join().unwrap_err();
+        } else {
+            assert!(matches!(block_on(sequencer.commit(put("a"))), Err(CommitError::Unknown { .. })));
+        }
+        let later = sequencer.commit_blocking(put("b"));
+        assert!(matches!(later, Err(CommitError::Stopped { .. })), "{later:?}");
+    }
+}
+
 #[test]
 fn many_writers_commit_through_the_thread_each_once() {
     let rows = Arc::new(Rows::default());
@@ -369,7 +402,7 @@ fn many_writers_commit_through_the_thread_each_once() {
                 let sequencer = sequencer.clone();
                 scope.spawn(move || {
                     (0..50)
-                        .map(|round| match block_on(sequencer.commit(put(&format!("{writer}/{round}")))).unwrap() {
+                        .map(|round| match commit(&sequencer, round, put(&format!("{writer}/{round}"))).unwrap() {
                             Acknowledgement::Committed(receipt) => receipt.lsn.value(),
                             Acknowledgement::Buffered(_) => panic!("synced was asked for"),
                         })
