@@ -9,6 +9,7 @@
 //! What is cut was never acknowledged; what is kept is written again in place and synced before it counts as durable, because
 //! after a kill it may lie in the page cache only.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::directory::{
@@ -102,12 +103,13 @@ pub(super) fn find_tail(
     for (index, segment) in segments.iter().enumerate() {
         let is_last = Some(index) == last;
         if last.is_none_or(|last| index > last) {
-            let clear = SEGMENT_HEADER_BYTES..segment.last_used_byte();
+            let clear = SEGMENT_HEADER_BYTES..segment.used;
             tail.segments.push(segment.outcome(Vec::new(), 0..0, clear));
             continue;
         }
-        let scan = scan(identity, segment.id, &segment.contents, chain.clone(), |_, _, _, _| {});
-        judge(identity, segment, &scan, is_last, proven, judgement)?;
+        let contents = segment.read(directory)?;
+        let scan = scan(identity, segment.id, &contents, chain.clone(), |_, _, _, _| {});
+        judge(identity, segment.id, &contents, &scan, is_last, proven, judgement)?;
         tail.epoch = tail.epoch.max(scan.chain.epoch());
         tail.complete = scan.chain.complete();
         tail.synced = scan.chain.synced();
@@ -119,7 +121,7 @@ pub(super) fn find_tail(
         let unsynced_from = known.map_or(SEGMENT_HEADER_BYTES, |(_, offset)| *offset);
         let rewrite = if is_last { unsynced_from..kept } else { 0..0 };
         let commits = scan.commits.iter().copied().filter(|(_, offset)| *offset < kept).collect();
-        let clear = if is_last { kept..segment.last_used_byte().max(kept) } else { 0..0 };
+        let clear = if is_last { kept..segment.used.max(kept) } else { 0..0 };
         tail.segments.push(segment.outcome(commits, rewrite, clear));
         if scan.stop == Stop::Sealed {
             let (lsn, checksum, next_part) = (scan.chain.complete(), scan.chain.checksum(), scan.chain.next_part());
@@ -171,19 +173,33 @@ pub(super) fn settle(directory: &Directory, tail: &Tail) -> Result<(), LogError>
 
 struct Loaded {
     id: SegmentId,
-    contents: Vec<u8>,
+    bytes: u64,
+    /// Where the last byte that is not zero ends.
+    used: u64,
+    /// Kept for the newest segment with frames, nearly always the only one; the others are read again in their turn, so that no more
+    /// than two lie in memory.
+    contents: Option<Vec<u8>>,
     has_frames: bool,
 }
 
 impl Loaded {
-    /// Where the last byte that is not zero ends.
-    fn last_used_byte(&self) -> u64 {
-        let used = self.contents.iter().rposition(|byte| *byte != 0).map_or(0, |index| index as u64 + 1);
-        used.max(SEGMENT_HEADER_BYTES)
+    fn new(id: SegmentId, contents: Vec<u8>, has_frames: bool) -> Self {
+        let used = contents.iter().rposition(|byte| *byte != 0).map_or(0, |index| index as u64 + 1);
+        let (bytes, used) = (contents.len() as u64, used.max(SEGMENT_HEADER_BYTES));
+        Self { id, bytes, used, contents: has_frames.then_some(contents), has_frames }
+    }
+
+    fn read(&self, directory: &Directory) -> Result<Cow<'_, [u8]>, LogError> {
+        if let Some(contents) = &self.contents {
+            return Ok(Cow::Borrowed(contents));
+        }
+        let mut contents = directory.read(&directory.segment_path(self.id))?;
+        contents.truncate(self.bytes as usize);
+        Ok(Cow::Owned(contents))
     }
 
     fn outcome(&self, commits: Vec<(Lsn, u64)>, rewrite: Range<u64>, clear: Range<u64>) -> TailSegment {
-        TailSegment { id: self.id, bytes: self.contents.len() as u64, commits, rewrite, clear }
+        TailSegment { id: self.id, bytes: self.bytes, commits, rewrite, clear }
     }
 }
 
@@ -224,7 +240,13 @@ fn load(
         match (lsns, unusable) {
             (None, None | Some(Unusable::Header | Unusable::Cut)) if gap.is_some() => {}
             (Some(_), None) if gap.is_some() => return Err(missing(gap.unwrap_or(expected), id).into()),
-            (lsns, None) => segments.push(Loaded { id, contents, has_frames: lsns.is_some() }),
+            (lsns, None) => {
+                let has_frames = lsns.is_some();
+                if has_frames && let Some(before) = segments.last_mut() {
+                    before.contents = None;
+                }
+                segments.push(Loaded::new(id, contents, has_frames));
+            }
             // A preparation that was interrupted, or an unused file that was damaged: nothing is in it.
             (None, Some(Unusable::Header | Unusable::Cut)) => gap = Some(id.value()),
             (lsns, Some(unusable)) => {
@@ -264,7 +286,8 @@ fn sightings(
 /// Whether the frames of `segment` may end as they do; if not, what is damaged.
 fn judge(
     identity: Identity,
-    segment: &Loaded,
+    id: SegmentId,
+    contents: &[u8],
     scan: &Scan,
     is_last: bool,
     proven: Lsn,
@@ -278,7 +301,7 @@ fn judge(
         return Ok(());
     }
     let lost = scan.chain.next_lsn();
-    let later = || headers_from(identity, segment.id, &segment.contents, scan.end + 1).filter_map(Result::ok);
+    let later = || headers_from(identity, id, contents, scan.end + 1).filter_map(Result::ok);
     let told = later().map(|(_, header)| header.synced).max().unwrap_or(Lsn::ORIGIN);
     let is_damage = match judgement {
         Judgement::Specified => told >= lost || proven >= lost,
@@ -296,9 +319,7 @@ fn judge(
         Stop::Newer { .. } | Stop::Sealed => unreachable!("both were dealt with"),
     };
     let what = if is_last { what } else { format!("{what}, in a segment that was sealed") };
-    let end =
-        later().map(|(offset, _)| offset).find(|offset| *offset > scan.end).unwrap_or(segment.contents.len() as u64);
-    let damage =
-        Damage { what, segment: segment.id, bytes: scan.end..end, first: lost, last: told.max(proven).max(lost) };
+    let end = later().map(|(offset, _)| offset).find(|offset| *offset > scan.end).unwrap_or(contents.len() as u64);
+    let damage = Damage { what, segment: id, bytes: scan.end..end, first: lost, last: told.max(proven).max(lost) };
     Err(damage.into())
 }
