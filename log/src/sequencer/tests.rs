@@ -383,7 +383,8 @@ fn a_panic_while_applying_leaves_nobody_waiting() {
             assert!(matches!(block_on(sequencer.commit(put("a"))), Err(CommitError::Unknown { .. })));
         }
         let later = sequencer.commit_blocking(put("b"));
-        assert!(matches!(later, Err(CommitError::Stopped { .. })), "{later:?}");
+        // It may be accepted while the panic is still on its way.
+        assert!(matches!(later, Err(CommitError::Stopped { .. } | CommitError::NotCommitted { .. })), "{later:?}");
     }
 }
 

@@ -1,13 +1,14 @@
 //! Damaged files of the folds are mended by folding anew; a log that ends before its witnesses is refused.
 
 use highwater_log::env::simulated::Random;
-use highwater_log::{LogError, Lsn};
+use highwater_log::sequencer::CommitError;
+use highwater_log::{CommitLog, LogError, Lsn};
 use highwater_materializers::{FoldError, Materializer};
 
 use crate::fold::work;
 use crate::oracle;
 use crate::workload::Workload;
-use crate::world::{Machine, OpenError};
+use crate::world::{Machine, OpenError, everything};
 
 fn files_below(path: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
@@ -110,4 +111,42 @@ fn another_logs_folds_are_dropped() {
     let world = ours.open().unwrap();
     let states = oracle::fold(&*world.log);
     world.assert_state(world.visible(), states.last().unwrap(), "with another log's folds");
+}
+
+#[test]
+fn mending_in_place_keeps_every_answer_and_tells_readers_of_before() {
+    let machine = Machine::new(3);
+    let mut workload = Workload::new(3);
+    let mut world = machine.open().unwrap();
+    work(&mut world, &mut workload, &machine, 60);
+    let before = world.folds.kv().pin(world.visible()).unwrap();
+    let table = world.folds.catalog().tables(world.visible())[0].clone();
+    let storage = table.schema().storage;
+    assert!(before.row(storage, b"no such key").unwrap().is_none());
+    world.sequencer.pause("the rows are mended");
+    assert!(matches!(
+        world.commit(workload.next(&world)),
+        Err(CommitError::Stopped { .. } | CommitError::Unknown { .. })
+    ));
+    world.folds.mend(&*world.log, |_| {}).unwrap();
+    assert!(matches!(before.row(storage, b"no such key"), Err(FoldError::Reopened)));
+    assert!(matches!(before.rows(storage, &everything()), Err(FoldError::Reopened)));
+    assert!(world.sequencer.resume());
+    work(&mut world, &mut workload, &machine, 20);
+    let states = oracle::fold(&*world.log);
+    for (lsn, state) in states.iter().enumerate().step_by(5) {
+        world.assert_state(Lsn::new(lsn as u64), state, "after mending");
+    }
+}
+
+#[test]
+fn rows_that_reach_beyond_the_log_are_refused() {
+    let machine = Machine::new(5);
+    let mut workload = Workload::new(5);
+    let mut world = machine.open().unwrap();
+    work(&mut world, &mut workload, &machine, 30);
+    world.folds.checkpoint().unwrap();
+    let short = highwater_log::MemoryLog::new(world.log.id());
+    let error = world.folds.catch_up(&short, |_| {}).unwrap_err();
+    assert!(matches!(error, FoldError::AheadOfLog { durable: Lsn::ORIGIN, .. }), "{error}");
 }
