@@ -90,8 +90,14 @@ fn maintain_until(shared: &Shared, is_stopping: &AtomicBool) {
         }
         shared.bell.is_idle.store(true, Ordering::Release);
         // Announced before the look, so that a sync in between rings.
-        let is_idle = outcome.is_ok() && shared.has_told_all();
-        shared.bell.wait((!is_idle).then_some(MARK_AFTER_IDLE));
+        let limit = match outcome {
+            Err(_) => Some(RETRY_AFTER),
+            Ok(()) => (!shared.has_told_all()).then_some(MARK_AFTER_IDLE),
+        };
+        shared.bell.wait(limit);
         shared.bell.is_idle.store(false, Ordering::Release);
     }
 }
+
+/// A full disk stays full for a while, and each attempt is told.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
