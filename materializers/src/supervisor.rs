@@ -101,11 +101,19 @@ impl Materialized {
             // Anything else, a log that cannot be read above all, would not be mended by it.
             Err(FoldError::Storage { materializer, cause }) => {
                 tracing::warn!(materializer, %cause, "the rows are dropped and folded anew");
-                self.kv.reset()?;
-                self.catch_up(log, progress)
+                self.refold(log, progress)
             }
             outcome => outcome,
         }
+    }
+
+    /// Drops the rows and folds them anew from the first commit: when a read has met damage.
+    ///
+    /// # Errors
+    /// As [`Materialized::mend`].
+    pub fn refold(&self, log: &dyn CommitLog, progress: impl FnMut(Progress)) -> Result<(), FoldError> {
+        self.kv.reset()?;
+        self.catch_up(log, progress)
     }
 
     /// Does what is due beside the commits.

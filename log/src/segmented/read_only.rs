@@ -7,9 +7,8 @@ use tokio::sync::watch;
 
 use super::SegmentedOptions;
 use super::directory::{Directory, SEGMENT_HEADER_BYTES};
-use super::manifest::Manifest;
 use super::reading::Reading;
-use super::recovery::{Judgement, find_tail};
+use super::recovery::Survey;
 use crate::commit::Group;
 use crate::commit_log::{CommitLog, LogReader};
 use crate::env::Env;
@@ -32,16 +31,14 @@ impl ReadOnlyLog {
     /// [`LogError::Missing`] when there is none, [`LogError::Damaged`], [`LogError::Newer`], [`LogError::Io`].
     pub fn open(env: &Env, path: &Path, options: &SegmentedOptions) -> Result<Self, LogError> {
         let directory = Directory { disk: Arc::clone(&env.disk), path: path.to_owned() };
-        let missing = || LogError::Missing { path: path.to_owned() };
-        let (present, generations) = directory.list().map_err(|error| match error {
-            LogError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => missing(),
-            other => other,
+        let mut witness = Lsn::ORIGIN;
+        let survey = Survey::of(&directory, |log| {
+            witness = options.witness_of(log);
+            witness
         })?;
-        let manifest = Manifest::load(&directory, &generations)?.ok_or_else(missing)?;
+        let proven = survey.synced().max(witness);
+        let Survey { manifest, tail, .. } = survey;
         let identity = manifest.identity();
-        let witness = options.witness_of(manifest.log);
-        let tail = find_tail(&directory, identity, &manifest, &present, witness, Judgement::Specified)?;
-        let proven = tail.synced.max(manifest.clean.unwrap_or(Lsn::ORIGIN)).max(witness);
         let durable = tail.complete.min(proven);
         // Whole segments are taken as they are: what lies behind `durable` in them is not asked for.
         let last = tail.active.map(|active| active.id).or(tail.sealed.map(|sealed| sealed.segment));

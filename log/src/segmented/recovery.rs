@@ -10,6 +10,7 @@
 //! after a kill it may lie in the page cache only.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::ops::Range;
 
 use super::directory::{
@@ -21,7 +22,7 @@ use super::scan::{Boundary, Scan, Stop, headers_from, scan};
 use crate::chain::Chain;
 use crate::env::Access;
 use crate::error::{Damage, LogError};
-use crate::position::{Epoch, Lsn, SegmentId};
+use crate::position::{Epoch, LogId, Lsn, SegmentId};
 
 /// Where a log ends, and what is to be done before it may go on.
 #[derive(Debug)]
@@ -58,6 +59,33 @@ pub(super) struct TailSegment {
 pub(super) struct Active {
     pub(super) id: SegmentId,
     pub(super) at: Boundary,
+}
+
+/// A directory as it is found, by somebody who changes nothing.
+pub(super) struct Survey {
+    pub(super) manifest: Manifest,
+    pub(super) present: Vec<SegmentId>,
+    pub(super) tail: Tail,
+}
+
+impl Survey {
+    /// Looks at the log in `directory`; `witness` tells what is proven of a log.
+    pub(super) fn of(directory: &Directory, witness: impl FnOnce(LogId) -> Lsn) -> Result<Self, LogError> {
+        let missing = || LogError::Missing { path: directory.path.clone() };
+        let (present, generations) = directory.list().map_err(|error| match error {
+            LogError::Io { source, .. } if source.kind() == ErrorKind::NotFound => missing(),
+            other => other,
+        })?;
+        let manifest = Manifest::load(directory, &generations)?.ok_or_else(missing)?;
+        let (identity, witness) = (manifest.identity(), witness(manifest.log));
+        let tail = find_tail(directory, identity, &manifest, &present, witness, Judgement::Specified)?;
+        Ok(Self { manifest, present, tail })
+    }
+
+    /// The last commit that a later frame, or a clean close, says was synced.
+    pub(super) fn synced(&self) -> Lsn {
+        self.tail.synced.max(self.manifest.clean.unwrap_or(Lsn::ORIGIN))
+    }
 }
 
 /// How the end is judged; anything but [`Judgement::Specified`] is a defect, kept to show that the tests find it.

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::directory::{Directory, Identity, SEGMENT_HEADER_BYTES, check_segment_header};
-use super::manifest::Manifest;
-use super::recovery::{Judgement, Tail, find_tail};
+use super::recovery::Survey;
 use super::scan::{Stop, scan};
 use crate::chain::{Chain, Link};
 use crate::commit::EncodedCommit;
@@ -24,9 +23,7 @@ use crate::position::{Epoch, LogId, Lsn, SegmentId};
 pub struct LogView {
     directory: Directory,
     identity: Identity,
-    manifest: Manifest,
-    present: Vec<SegmentId>,
-    tail: Tail,
+    survey: Survey,
 }
 
 /// A segment as [`LogView::segments`] lists it.
@@ -84,15 +81,9 @@ impl LogView {
     }
 
     fn look(directory: &Directory) -> Result<Self, LogError> {
-        let missing = || LogError::Missing { path: directory.path.clone() };
-        let (present, generations) = directory.list().map_err(|error| match error {
-            LogError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => missing(),
-            other => other,
-        })?;
-        let manifest = Manifest::load(directory, &generations)?.ok_or_else(missing)?;
-        let identity = manifest.identity();
-        let tail = find_tail(directory, identity, &manifest, &present, Lsn::ORIGIN, Judgement::Specified)?;
-        Ok(Self { directory: directory.clone(), identity, manifest, present, tail })
+        let survey = Survey::of(directory, |_| Lsn::ORIGIN)?;
+        let identity = survey.manifest.identity();
+        Ok(Self { directory: directory.clone(), identity, survey })
     }
 
     /// The log's identity.
@@ -104,19 +95,19 @@ impl LogView {
     /// The last opening for writing.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.tail.epoch
+        self.survey.tail.epoch
     }
 
     /// The last commit that a later frame, or a clean close, says was synced. What is behind it is in flight.
     #[must_use]
     pub fn synced(&self) -> Lsn {
-        self.tail.synced.max(self.manifest.clean.unwrap_or(Lsn::ORIGIN))
+        self.survey.synced()
     }
 
     /// The last complete commit, synced or not.
     #[must_use]
     pub fn complete(&self) -> Lsn {
-        self.tail.complete
+        self.survey.tail.complete
     }
 
     /// The segments, rising.
@@ -124,7 +115,12 @@ impl LogView {
     /// # Errors
     /// [`LogError::Damaged`], [`LogError::Newer`], [`LogError::Io`].
     pub fn segments(&self) -> Result<Vec<SegmentSummary>, LogError> {
-        self.present.iter().filter(|id| **id >= self.manifest.first).map(|id| self.summarize(*id)).collect()
+        self.survey
+            .present
+            .iter()
+            .filter(|id| **id >= self.survey.manifest.first)
+            .map(|id| self.summarize(*id))
+            .collect()
     }
 
     fn summarize(&self, id: SegmentId) -> Result<SegmentSummary, LogError> {
@@ -135,7 +131,7 @@ impl LogView {
         file.read_at(&mut header, SEGMENT_HEADER_BYTES).map_err(self.directory.failed("read", &path))?;
         let first = frame::decode_header(self.identity.seed(), SEGMENT_HEADER_BYTES, &header).ok();
         let first = first.filter(|checked| checked.header.segment == id);
-        let state = match (self.tail.sealed, self.tail.active) {
+        let state = match (self.survey.tail.sealed, self.survey.tail.active) {
             (Some(sealed), _) if id <= sealed.segment => SegmentState::Sealed,
             (_, Some(active)) if id == active.id => SegmentState::Active,
             _ => SegmentState::Prepared,
@@ -149,7 +145,7 @@ impl LogView {
     /// # Errors
     /// [`LogError::Damaged`] at the first commit that cannot be read, [`LogError::BelowRetained`], [`LogError::Io`].
     pub fn commits(&self, after: Lsn, mut visit: impl FnMut(EncodedCommit) -> ControlFlow<()>) -> Result<(), LogError> {
-        let earliest = self.manifest.trimmed.next();
+        let earliest = self.survey.manifest.trimmed.next();
         if after.next() < earliest {
             return Err(LogError::BelowRetained { after, earliest });
         }
@@ -157,7 +153,7 @@ impl LogView {
         let mut parts = Vec::new();
         let mut flow = ControlFlow::Continue(());
         let (start, mut chain) = self.start_before(after.next())?;
-        for id in self.present.iter().copied().filter(|id| *id >= start) {
+        for id in self.survey.present.iter().copied().filter(|id| *id >= start) {
             if chain.complete() >= synced || flow.is_break() {
                 break;
             }
@@ -192,9 +188,9 @@ impl LogView {
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<Verification, LogError> {
         let mut found = Verification { segments: 0, commits: 0, bytes: 0, damages: Vec::new() };
         let mut chain = self.first_chain();
-        for id in self.present.iter().copied().filter(|id| *id >= self.manifest.first) {
-            let is_used = self.tail.active.is_some_and(|active| id <= active.id)
-                || self.tail.sealed.is_some_and(|sealed| id <= sealed.segment);
+        for id in self.survey.present.iter().copied().filter(|id| *id >= self.survey.manifest.first) {
+            let is_used = self.survey.tail.active.is_some_and(|active| id <= active.id)
+                || self.survey.tail.sealed.is_some_and(|sealed| id <= sealed.segment);
             if !is_used {
                 continue;
             }
@@ -222,7 +218,7 @@ impl LogView {
     }
 
     fn first_chain(&self) -> Chain {
-        match self.manifest.trimmed {
+        match self.survey.manifest.trimmed {
             Lsn::ORIGIN => Chain::after(0, Lsn::ORIGIN, None),
             trimmed => Chain::joining(trimmed),
         }
@@ -230,7 +226,7 @@ impl LogView {
 
     /// The last segment that begins before commit `lsn`, and the chain to read it with.
     fn start_before(&self, lsn: Lsn) -> Result<(SegmentId, Chain), LogError> {
-        let kept: Vec<_> = self.present.iter().copied().filter(|id| *id >= self.manifest.first).collect();
+        let kept: Vec<_> = self.survey.present.iter().copied().filter(|id| *id >= self.survey.manifest.first).collect();
         let (mut low, mut high) = (0, kept.len());
         let mut found = None;
         while low < high {
@@ -244,8 +240,8 @@ impl LogView {
             }
         }
         Ok(match found {
-            Some((id, first)) if id > self.manifest.first => (id, Chain::joining(first.previous())),
-            _ => (self.manifest.first, self.first_chain()),
+            Some((id, first)) if id > self.survey.manifest.first => (id, Chain::joining(first.previous())),
+            _ => (self.survey.manifest.first, self.first_chain()),
         })
     }
 
@@ -267,7 +263,7 @@ impl LogView {
         }
         let scan =
             scan(self.identity, id, &contents, chain, |header, link, _, payload| visit(header.lsn, link, payload));
-        let is_last = self.tail.sealed.is_none_or(|sealed| id > sealed.segment);
+        let is_last = self.survey.tail.sealed.is_none_or(|sealed| id > sealed.segment);
         let lost = scan.chain.next_lsn();
         let damage = match &scan.stop {
             Stop::Sealed => None,

@@ -3,7 +3,7 @@
 use highwater_log::env::simulated::Random;
 use highwater_log::sequencer::CommitError;
 use highwater_log::{CommitLog, LogError, Lsn};
-use highwater_materializers::{FoldError, Materializer};
+use highwater_materializers::FoldError;
 
 use crate::fold::work;
 use crate::oracle;
@@ -56,8 +56,7 @@ fn flipped_bits_and_cut_files_of_the_folds_never_give_a_wrong_answer() {
             Ok(()) => mended += 1,
             Err(FoldError::Storage { .. }) => {
                 told += 1;
-                world.folds.kv().reset().unwrap();
-                world.folds.catch_up(&*world.log, |_| {}).unwrap();
+                world.folds.refold(&*world.log, |_| {}).unwrap();
             }
             Err(error) => panic!("round {round}, {}: {error}", path.display()),
         }
