@@ -144,12 +144,6 @@ pub struct Group {
 }
 
 impl Group {
-    /// The LSN of the last commit.
-    #[must_use]
-    pub fn last_lsn(&self) -> Option<Lsn> {
-        self.commits.last().map(EncodedCommit::lsn)
-    }
-
     /// Whether the group may be appended after `after`, by the opening `epoch`, to a log of the epoch `current` that ends at
     /// `appended`: the checks that all logs share.
     pub(crate) fn check_append(&self, epoch: Epoch, current: Epoch, after: Lsn, appended: Lsn) -> Result<(), LogError> {

@@ -20,9 +20,6 @@ use crate::error::FoldError;
 use crate::materializer::Materializer;
 use crate::table::Table;
 
-#[cfg(test)]
-mod tests;
-
 /// The versioned catalog.
 pub struct Catalog {
     disk: Arc<dyn Disk>,

@@ -15,8 +15,6 @@
 mod checkpoint;
 mod fold;
 mod pin;
-#[cfg(test)]
-mod tests;
 mod tree;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -82,16 +80,14 @@ pub struct Kv {
     cache: Arc<lsm_tree::Cache>,
     trees: RwLock<Trees>,
     applied: AtomicU64,
-    /// One at a time of everything that touches files: checkpoints, compactions, opening anew. Taken before `folding`.
-    upkeep: Mutex<Upkeep>,
+    /// Bytes written since the last checkpoint, roughly.
+    unflushed_bytes: AtomicU64,
+    /// What is in the files for certain. Held by whoever touches files: checkpoints, compactions, opening anew exclude one another.
+    /// Taken before `folding`.
+    upkeep: Mutex<Checkpoint>,
     /// One fold at a time.
     folding: Mutex<()>,
     history: Mutex<History>,
-}
-
-/// What is on disk.
-struct Upkeep {
-    checkpoint: Checkpoint,
 }
 
 #[derive(Default)]
@@ -134,7 +130,8 @@ impl Kv {
             trees: RwLock::default(),
             applied: AtomicU64::new(0),
             folding: Mutex::new(()),
-            upkeep: Mutex::new(Upkeep { checkpoint: Checkpoint::beginning(log) }),
+            unflushed_bytes: AtomicU64::new(0),
+            upkeep: Mutex::new(Checkpoint::beginning(log)),
             history: Mutex::new(History { from: Lsn::ORIGIN, pins: BTreeMap::new(), times: VecDeque::new() }),
         };
         kv.load()?;
@@ -169,10 +166,11 @@ impl Kv {
         let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         trees.generation += 1;
         trees.by_storage.clear();
+        self.unflushed_bytes.store(0, Ordering::Relaxed);
         self.applied.store(0, Ordering::Release);
     }
 
-    fn load_files(&self, upkeep: &mut Upkeep) -> Result<(), FoldError> {
+    fn load_files(&self, upkeep: &mut Checkpoint) -> Result<(), FoldError> {
         let checkpoint = Checkpoint::load(&*self.disk, &self.checkpoint_path(), self.log)?;
         let mut trees = HashMap::new();
         for entry in std::fs::read_dir(self.trees_directory()).map_err(self.failed("list", &self.directory))? {
@@ -200,7 +198,7 @@ impl Kv {
         let mut open = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         open.by_storage = trees;
         self.applied.store(checkpoint.applied.value(), Ordering::Release);
-        upkeep.checkpoint = checkpoint;
+        *upkeep = checkpoint;
         Ok(())
     }
 
@@ -211,7 +209,7 @@ impl Kv {
         opened.unwrap_or_else(|_| Err(storage_error(&format!("the files of storage {id} are damaged"))))
     }
 
-    fn drop_files(&self, upkeep: &mut Upkeep) -> Result<(), FoldError> {
+    fn drop_files(&self, upkeep: &mut Checkpoint) -> Result<(), FoldError> {
         self.close_trees();
         // The checkpoint goes first: trees without one are never trusted.
         let checkpoint = self.checkpoint_path();
@@ -228,7 +226,7 @@ impl Kv {
         let mut history = self.history();
         (history.from, history.times) = (Lsn::ORIGIN, VecDeque::new());
         drop(history);
-        upkeep.checkpoint = Checkpoint::beginning(self.log);
+        *upkeep = Checkpoint::beginning(self.log);
         Ok(())
     }
 
@@ -238,16 +236,20 @@ impl Kv {
         Checkpoint::witness(disk, &directory.join(CHECKPOINT_NAME))
     }
 
-    /// The highest LSN that is in any file.
-    pub(crate) fn persisted(&self) -> Lsn {
-        let trees = self.all_trees();
-        let checkpoint = self.upkeep().checkpoint.applied;
-        trees.iter().filter_map(|(_, tree)| tree.persisted()).fold(checkpoint, Lsn::max)
+    /// The LSN of the last checkpoint. It is checksummed, and so a proof of what was durable.
+    pub(crate) fn checkpointed(&self) -> Lsn {
+        self.upkeep().applied
+    }
+
+    /// The highest LSN that any tree claims to have in its files. What the tree's library says of its files is no proof: beyond the
+    /// log's end it is damage.
+    pub(crate) fn claimed(&self) -> Lsn {
+        self.all_trees().iter().filter_map(|(_, tree)| tree.persisted()).max().unwrap_or(Lsn::ORIGIN)
     }
 
     /// Whether so much lies in memory that a fold must wait for files to be written.
     pub(crate) fn is_overfull(&self) -> bool {
-        self.sizes().1 >= self.options.memtable_bytes.saturating_mul(OVERFULL_FACTOR)
+        self.unflushed_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes.saturating_mul(OVERFULL_FACTOR)
     }
 
     /// Holds the state at `at` readable until the pin is dropped.
@@ -317,19 +319,11 @@ impl Kv {
     /// [`FoldError::Storage`], [`FoldError::Io`].
     pub fn maintain(&self, now_micros: u64) -> Result<(), FoldError> {
         self.move_history(now_micros);
-        if self.sizes().1 >= self.options.memtable_bytes {
+        if self.unflushed_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes {
             self.checkpoint()?;
         }
         let _upkeep = self.upkeep();
         self.all_trees().iter().try_for_each(|(_, tree)| tree.compact())
-    }
-
-    /// Bytes of files and bytes of memory not yet in files.
-    #[must_use]
-    pub fn sizes(&self) -> (u64, u64) {
-        let trees = self.all_trees();
-        let disk = trees.iter().map(|(_, tree)| tree.disk_bytes()).sum();
-        (disk, trees.iter().map(|(_, tree)| tree.memory_bytes()).sum())
     }
 
     /// Moves the beginning of the history to the window's, but not beyond what is being read.
@@ -419,7 +413,7 @@ impl Kv {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
+    fn upkeep(&self) -> MutexGuard<'_, Checkpoint> {
         self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -456,7 +450,9 @@ impl Materializer for Kv {
             return Err(FoldError::OutOfOrder { lsn: commit.lsn, applied });
         }
         let writes = fold::fold(commit, &self.catalog)?;
+        let mut written_bytes = 0;
         for ((storage, key), value) in writes.keys {
+            written_bytes += key.len() + value.as_ref().map_or(0, Vec::len) + ENTRY_OVERHEAD_BYTES;
             self.tree_to_write(storage)?.write(&key, value, commit.lsn);
         }
         if let Some(ProducerSequence { producer, sequence }) = writes.producer {
@@ -468,6 +464,7 @@ impl Materializer for Kv {
             let value = encode_sequences(&recent);
             self.tree_to_write(SYSTEM_STORAGE)?.write(&producer_key(producer), Some(value), commit.lsn);
         }
+        self.unflushed_bytes.fetch_add(written_bytes as u64, Ordering::Relaxed);
         self.note_time(commit.header.time.micros, commit.lsn);
         self.applied.store(commit.lsn.value(), Ordering::Release);
         Ok(())
@@ -476,13 +473,14 @@ impl Materializer for Kv {
     fn checkpoint(&self) -> Result<Lsn, FoldError> {
         let mut upkeep = self.upkeep();
         let applied = self.applied();
-        if applied == upkeep.checkpoint.applied {
+        if applied == upkeep.applied {
             return Ok(applied);
         }
+        let flushed_bytes = self.unflushed_bytes.load(Ordering::Relaxed);
         // Trees before the storages that are needed: one that comes in between is not taken for one that is gone. They are needed
         // as long as the history recorded on disk promises, not the one that will be.
         let all = self.all_trees();
-        let needed = self.catalog.storages_since(upkeep.checkpoint.history_from);
+        let needed = self.catalog.storages_since(upkeep.history_from);
         let is_needed = |id: &StorageId| *id == SYSTEM_STORAGE || needed.contains(id);
         let (trees, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(id, _)| is_needed(id));
         for (_, tree) in trees.iter().filter(|(_, tree)| tree.is_dirty()) {
@@ -496,7 +494,8 @@ impl Materializer for Kv {
         ids.sort_unstable();
         let next = Checkpoint { applied, history_from, trees: ids, times, ..Checkpoint::beginning(self.log) };
         next.store(&*self.disk, &self.checkpoint_path())?;
-        upkeep.checkpoint = next;
+        *upkeep = next;
+        self.unflushed_bytes.fetch_sub(flushed_bytes, Ordering::Relaxed);
         for (id, tree) in gone {
             self.drop_tree(id, tree)?;
         }
@@ -518,6 +517,8 @@ const OVERFULL_FACTOR: u64 = 4;
 /// What the directory of a tree is called while it is removed.
 const GONE_SUFFIX: &str = ".gone";
 const VALUE_HEAD_BYTES: usize = 16;
+/// What a tree's memory takes for an entry beside its bytes, roughly.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
 const TIME_STEP_MICROS: u64 = 60 * 1_000_000;
 
 fn value(lsn: Lsn, id: RowId, bytes: &[u8]) -> Vec<u8> {

@@ -72,9 +72,14 @@ impl Materialized {
     /// [`FoldError`]; what was folded stands.
     pub fn catch_up(&self, log: &dyn CommitLog, mut progress: impl FnMut(Progress)) -> Result<(), FoldError> {
         let durable = *log.durable().borrow();
-        let persisted = self.kv.persisted().max(self.catalog.applied());
+        let persisted = self.kv.checkpointed().max(self.catalog.applied());
         if persisted > durable {
             return Err(FoldError::AheadOfLog { persisted, durable });
+        }
+        let claimed = self.kv.claimed();
+        if claimed > durable {
+            tracing::warn!(%claimed, %durable, "the rows' files are damaged, they are dropped and folded anew");
+            self.kv.reset()?;
         }
         let from = self.catalog.applied().min(self.kv.applied());
         let mut reader = log.read_after(from)?;

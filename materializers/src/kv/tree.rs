@@ -72,11 +72,6 @@ impl Tree {
         }))
     }
 
-    /// Bytes in memory that no file has yet.
-    pub(super) fn memory_bytes(&self) -> u64 {
-        self.tree.version_memtable_size_sum()
-    }
-
     /// Whether anything was written since the last flush.
     pub(super) fn is_dirty(&self) -> bool {
         self.tree.get_highest_memtable_seqno().is_some()
@@ -105,10 +100,6 @@ impl Tree {
     /// The highest LSN in the files found when it was opened.
     pub(super) const fn persisted(&self) -> Option<Lsn> {
         self.persisted
-    }
-
-    pub(super) fn disk_bytes(&self) -> u64 {
-        self.tree.disk_space()
     }
 }
 
