@@ -3,11 +3,15 @@
 mod array;
 mod column_type;
 mod interval;
+mod owned;
+mod parse;
 mod text;
 
 pub use array::Array;
 pub use column_type::{ColumnType, ElementType, TypeParseError, Width};
 pub use interval::Interval;
+pub use owned::OwnedValue;
+pub use parse::{Excess, ValueError, canonical_json, fit_text, parse_decimal, parse_text, round_micros};
 pub use text::write_text;
 
 /// A value that is not NULL, borrowed from wherever it lies: a row, a literal, a batch.
