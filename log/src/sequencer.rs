@@ -234,6 +234,12 @@ impl Sequencer {
         self.shared.state().stopped.get_or_insert_with(|| cause.into());
     }
 
+    /// Why no writes are accepted, if so.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Arc<str>> {
+        self.shared.state().stopped.clone()
+    }
+
     /// Has a write set ordered; the answer tells what becomes of it.
     async fn submit(&self, set: WriteSet, drive: Drive) -> Result<oneshot::Receiver<Outcome>, CommitError> {
         let bytes = set.byte_len();

@@ -243,13 +243,14 @@ impl Core {
 
     /// A sequence is written like a key, so the window knows those that the keeper may not know yet.
     fn check_sequence(&self, producer: ProducerSequence, kept: &RecentSequences) -> Result<(), Objection> {
-        let range = sequences_of(producer.producer);
-        let recent = self.window.entries(PRODUCER_SPACE, &range).map(|(key, entry)| (sequence_in(key), entry.lsn));
-        let known: Vec<_> = kept.iter().copied().chain(recent).collect();
-        if let Some((_, lsn)) = known.iter().find(|(sequence, _)| *sequence == producer.sequence) {
-            return Err(Objection::Duplicate(*lsn));
+        let kept_lsn = kept.iter().find(|(sequence, _)| *sequence == producer.sequence).map(|(_, lsn)| *lsn);
+        let recent_lsn = || self.window.entry(PRODUCER_SPACE, &sequence_key(producer)).map(|entry| entry.lsn);
+        if let Some(lsn) = kept_lsn.or_else(recent_lsn) {
+            return Err(Objection::Duplicate(lsn));
         }
-        match known.iter().map(|(sequence, _)| *sequence).max() {
+        let range = sequences_of(producer.producer);
+        let recent = self.window.entries(PRODUCER_SPACE, &range).next_back().map(|(key, _)| sequence_in(key));
+        match kept.iter().map(|(sequence, _)| *sequence).chain(recent).max() {
             Some(newest) if newest > producer.sequence => {
                 Err(Refusal::SequenceTooOld { sequence: producer.sequence, newest }.into())
             }

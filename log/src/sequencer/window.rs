@@ -60,7 +60,11 @@ impl Window {
         self.spaces.get(&space)?.get(key).copied()
     }
 
-    pub(super) fn entries(&self, space: StorageId, range: &KeyRange) -> impl Iterator<Item = (&Bytes, Entry)> {
+    pub(super) fn entries(
+        &self,
+        space: StorageId,
+        range: &KeyRange,
+    ) -> impl DoubleEndedIterator<Item = (&Bytes, Entry)> {
         let is_empty = range.end.as_ref().is_some_and(|end| *end <= range.start);
         let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let keys = self.spaces.get(&space).filter(|_| !is_empty);
