@@ -155,6 +155,24 @@ impl Catalog {
         names
     }
 
+    /// The object id of the namespace of this name at `at`.
+    #[must_use]
+    pub fn namespace_id(&self, name: &str, at: Lsn) -> Option<u64> {
+        self.read().entries(at).find_map(|(object, _, entry)| match entry {
+            Entry::Namespace(namespace) if namespace.name == name => Some(object),
+            _ => None,
+        })
+    }
+
+    /// The name of the namespace with this object id at `at`.
+    #[must_use]
+    pub fn namespace(&self, object: u64, at: Lsn) -> Option<String> {
+        match self.read().entry(object, at)?.1 {
+            Entry::Namespace(namespace) => Some(namespace.name.clone()),
+            Entry::Table(_) => None,
+        }
+    }
+
     /// An id that no object, storage or index has had, nor any above it. Taken under a condition that the catalog is unchanged.
     #[must_use]
     pub fn next_id(&self) -> u64 {

@@ -19,7 +19,7 @@ mod tree;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use highwater_log::{Commit, LogId, Lsn};
 use crate::catalog::Catalog;
 use crate::error::FoldError;
 use crate::materializer::Materializer;
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, TreeManifest};
 use tree::Tree;
 
 pub use pin::ReadPin;
@@ -88,6 +88,8 @@ pub struct Kv {
     /// One fold at a time.
     folding: Mutex<()>,
     history: Mutex<History>,
+    /// A read has met bytes that are no rows.
+    is_damaged: AtomicBool,
 }
 
 #[derive(Default)]
@@ -133,6 +135,7 @@ impl Kv {
             unflushed_bytes: AtomicU64::new(0),
             upkeep: Mutex::new(Checkpoint::beginning(log)),
             history: Mutex::new(History { from: Lsn::ORIGIN, pins: BTreeMap::new(), times: VecDeque::new() }),
+            is_damaged: AtomicBool::new(false),
         };
         kv.load()?;
         Ok(kv)
@@ -168,10 +171,17 @@ impl Kv {
         trees.by_storage.clear();
         self.unflushed_bytes.store(0, Ordering::Relaxed);
         self.applied.store(0, Ordering::Release);
+        self.is_damaged.store(false, Ordering::Release);
     }
 
     fn load_files(&self, upkeep: &mut Checkpoint) -> Result<(), FoldError> {
         let checkpoint = Checkpoint::load(&*self.disk, &self.checkpoint_path(), self.log)?;
+        for manifest in &checkpoint.manifests {
+            let directory = self.tree_directory(manifest.tree);
+            if !manifest.is_intact(&directory).map_err(self.failed("read", &directory))? {
+                return Err(storage_error(&format!("{} of storage {} is damaged", manifest.file, manifest.tree)));
+            }
+        }
         let mut trees = HashMap::new();
         for entry in std::fs::read_dir(self.trees_directory()).map_err(self.failed("list", &self.directory))? {
             let entry = entry.map_err(self.failed("list", &self.directory))?;
@@ -204,7 +214,7 @@ impl Kv {
 
     /// Opens one tree. Files that the tree's library cannot make sense of may make it panic; that is damage like any other.
     fn open_tree(&self, id: StorageId) -> Result<Tree, FoldError> {
-        let path = self.trees_directory().join(id.to_string());
+        let path = self.tree_directory(id);
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Tree::open(&path, &self.cache)));
         opened.unwrap_or_else(|_| Err(storage_error(&format!("the files of storage {id} are damaged"))))
     }
@@ -250,6 +260,16 @@ impl Kv {
     /// Whether so much lies in memory that a fold must wait for files to be written.
     pub(crate) fn is_overfull(&self) -> bool {
         self.unflushed_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes.saturating_mul(OVERFULL_FACTOR)
+    }
+
+    /// Whether a read has met damage since the rows were opened or folded anew: they are to be folded anew.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Acquire)
+    }
+
+    fn note_damage(&self) {
+        self.is_damaged.store(true, Ordering::Release);
     }
 
     /// Holds the state at `at` readable until the pin is dropped.
@@ -319,11 +339,37 @@ impl Kv {
     /// [`FoldError::Storage`], [`FoldError::Io`].
     pub fn maintain(&self, now_micros: u64) -> Result<(), FoldError> {
         self.move_history(now_micros);
-        if self.unflushed_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes {
+        let is_due = self.unflushed_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes;
+        if is_due {
             self.checkpoint()?;
         }
-        let _upkeep = self.upkeep();
-        self.all_trees().iter().try_for_each(|(_, tree)| tree.compact())
+        let mut upkeep = self.upkeep();
+        let trees = self.all_trees();
+        trees.iter().try_for_each(|(_, tree)| tree.compact())?;
+        if is_due {
+            // Merging has rewritten what the checkpoint recorded of the trees.
+            let manifests = self.manifests(upkeep.trees.iter().copied())?;
+            if manifests != upkeep.manifests {
+                let next = Checkpoint { manifests, ..upkeep.clone() };
+                next.store(&*self.disk, &self.checkpoint_path())?;
+                *upkeep = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be recorded of the trees' own files. Held still by the lock of upkeep.
+    fn manifests(&self, trees: impl IntoIterator<Item = StorageId>) -> Result<Vec<TreeManifest>, FoldError> {
+        let mut manifests = Vec::new();
+        for id in trees {
+            let directory = self.tree_directory(id);
+            manifests.extend(TreeManifest::of(id, &directory).map_err(self.failed("read", &directory))?);
+        }
+        Ok(manifests)
+    }
+
+    fn tree_directory(&self, id: StorageId) -> PathBuf {
+        self.trees_directory().join(id.to_string())
     }
 
     /// Moves the beginning of the history to the window's, but not beyond what is being read.
@@ -492,7 +538,9 @@ impl Materializer for Kv {
         };
         let mut ids: Vec<_> = trees.iter().map(|(id, _)| *id).collect();
         ids.sort_unstable();
-        let next = Checkpoint { applied, history_from, trees: ids, times, ..Checkpoint::beginning(self.log) };
+        let manifests = self.manifests(ids.iter().copied())?;
+        let beginning = Checkpoint::beginning(self.log);
+        let next = Checkpoint { applied, history_from, trees: ids, times, manifests, ..beginning };
         next.store(&*self.disk, &self.checkpoint_path())?;
         *upkeep = next;
         self.unflushed_bytes.fetch_sub(flushed_bytes, Ordering::Relaxed);

@@ -24,13 +24,58 @@ pub(super) struct Checkpoint {
     pub(super) trees: Vec<StorageId>,
     /// When commits were made, sparsely: (microseconds, LSN).
     pub(super) times: Vec<(u64, Lsn)>,
+    /// Checksums of files that the trees' library does not check by itself.
+    pub(super) manifests: Vec<TreeManifest>,
+}
+
+/// The file in which a tree lists its tables, with the numbers that their rows' versions hang on. A changed bit in it would shift the
+/// versions of a whole table, and nothing below would tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TreeManifest {
+    pub(super) tree: StorageId,
+    /// The file's name in the tree's directory.
+    pub(super) file: String,
+    /// XXH3-128 of its bytes, hexadecimal.
+    pub(super) checksum: String,
+}
+
+impl TreeManifest {
+    /// Those of the tree in `directory`, as they are now.
+    pub(super) fn of(tree: StorageId, directory: &Path) -> std::io::Result<Vec<Self>> {
+        let mut manifests = Vec::new();
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            let Ok(file) = entry.file_name().into_string() else { continue };
+            let is_manifest = file.strip_prefix('v').is_some_and(|number| number.parse::<u64>().is_ok());
+            if is_manifest {
+                let checksum = checksum_of(&std::fs::read(entry.path())?);
+                manifests.push(Self { tree, file, checksum });
+            }
+        }
+        manifests.sort_unstable_by(|a, b| a.file.cmp(&b.file));
+        Ok(manifests)
+    }
+
+    /// Whether the file is as it was recorded. One that is gone was replaced by the tree itself since.
+    pub(super) fn is_intact(&self, directory: &Path) -> std::io::Result<bool> {
+        match std::fs::read(directory.join(&self.file)) {
+            Ok(bytes) => Ok(checksum_of(&bytes) == self.checksum),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn checksum_of(bytes: &[u8]) -> String {
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(bytes))
 }
 
 impl Checkpoint {
     /// Before the first commit.
     pub(super) fn beginning(log: LogId) -> Self {
         let (applied, history_from) = (Lsn::ORIGIN, Lsn::ORIGIN);
-        Self { version: SHAPE_VERSION, log, applied, history_from, trees: Vec::new(), times: Vec::new() }
+        Self { version: SHAPE_VERSION, log, applied, history_from, trees: Vec::new(), times: Vec::new(), manifests: Vec::new() }
     }
 
     /// Reads the checkpoint; without a file it is the beginning.
@@ -69,4 +114,4 @@ impl Checkpoint {
 }
 
 const TITLE: &str = "highwater kv checkpoint";
-const SHAPE_VERSION: u32 = 1;
+const SHAPE_VERSION: u32 = 2;

@@ -29,10 +29,9 @@ impl ReadPin {
     /// # Errors
     /// [`FoldError::Storage`]; [`FoldError::Reopened`] when the rows were mended since the pin was taken.
     pub fn row(&self, storage: StorageId, key: &[u8]) -> Result<Option<StoredRow>, FoldError> {
-        match self.kv.tree(storage, self.generation)? {
-            Some(tree) => tree.read(key, self.at)?.map(stored_row).transpose(),
-            None => Ok(None),
-        }
+        let Some(tree) = self.kv.tree(storage, self.generation)? else { return Ok(None) };
+        let row = tree.read(key, self.at).and_then(|value| value.map(stored_row).transpose());
+        row.inspect_err(|_| self.kv.note_damage())
     }
 
     /// The rows, or index entries, of a range of keys, rising.
@@ -46,9 +45,10 @@ impl ReadPin {
         range: &KeyRange,
     ) -> Result<impl Iterator<Item = Result<(Bytes, StoredRow), FoldError>> + Send + use<>, FoldError> {
         let items = self.kv.tree(storage, self.generation)?.map(|tree| tree.scan(range, self.at));
-        Ok(items.into_iter().flatten().map(|item| {
-            let (key, value) = item?;
-            Ok((key, stored_row(value)?))
+        let kv = Arc::clone(&self.kv);
+        Ok(items.into_iter().flatten().map(move |item| {
+            let row = item.and_then(|(key, value)| Ok((key, stored_row(value)?)));
+            row.inspect_err(|_| kv.note_damage())
         }))
     }
 }
