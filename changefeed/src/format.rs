@@ -1,0 +1,3 @@
+//! The forms in which changes and rows leave.
+
+pub mod json;

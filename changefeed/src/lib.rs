@@ -1,0 +1,3 @@
+//! Commits turned into what one subscriber asked for.
+
+pub mod format;

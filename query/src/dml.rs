@@ -1,0 +1,168 @@
+//! INSERT, UPDATE, DELETE.
+//!
+//! Each is a query first: DataFusion reads the rows that a WHERE selects and computes what they become, and never sees that they
+//! are to be changed. Nothing of a statement's filter can get lost on a way that it doesn't go.
+
+mod assign;
+mod insert;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use bytes::Bytes;
+use datafusion::sql::sqlparser::ast::{
+    Assignment, AssignmentTarget, Delete, Expr, FromTable, TableFactor, TableWithJoins, Update, UpdateTableFromKind,
+};
+use highwater_log::row::Row;
+use highwater_log::value::OwnedValue;
+use highwater_materializers::{Table, TableRow};
+
+pub(crate) use assign::encode_row;
+pub(crate) use insert::{default_value, insert, insert_batches};
+
+use crate::catalog::QualifiedName;
+use crate::error::SqlError;
+use crate::names::folded;
+use crate::providers::TARGET_NAMESPACE;
+use crate::scan::KEY_COLUMN;
+use crate::sqlstate;
+use crate::statement::{StatementContext, quoted};
+use crate::transaction::{RowChange, Transaction};
+use crate::types;
+
+/// Runs an UPDATE; returns how many rows it changed.
+pub(crate) async fn update(
+    context: &StatementContext<'_>,
+    transaction: &mut Transaction,
+    update: &Update,
+) -> Result<usize, SqlError> {
+    refuse(update.returning.is_some(), "RETURNING")?;
+    refuse(update.limit.is_some() || !update.order_by.is_empty(), "UPDATE with ORDER BY or LIMIT")?;
+    refuse(update.or.is_some() || update.output.is_some(), "this form of UPDATE")?;
+    let (name, alias) = target(context, &update.table)?;
+    let table = transaction.catalog.table(&name)?;
+    let assignments = assignments(&table, &update.assignments)?;
+    let mut items = vec![format!("{alias}.{KEY_COLUMN}")];
+    for (index, (place, value)) in assignments.iter().enumerate() {
+        items.push(format!("{} AS c{index}", assign::assigned(&table, *place, value)));
+    }
+    let mut from = vec![from_target(&name, &alias)];
+    match &update.from {
+        None => {}
+        Some(UpdateTableFromKind::AfterSet(tables)) => from.extend(tables.iter().map(ToString::to_string)),
+        Some(UpdateTableFromKind::BeforeSet(_)) => return Err(SqlError::unsupported("FROM before SET")),
+    }
+    let filter = update.selection.as_ref().map_or(String::new(), |filter| format!(" WHERE {filter}"));
+    let sql = format!("SELECT {} FROM {}{filter}", items.join(", "), from.join(", "));
+    let batches = context.collect(transaction, &sql, Some(name)).await?;
+    let places: Vec<usize> = assignments.into_iter().map(|(place, _)| place).collect();
+    update_rows(transaction, &table, &places, &batches)
+}
+
+/// Sets columns (by their places in the declaration) of rows. The batches hold the rows' keys, then the new values.
+fn update_rows(
+    transaction: &mut Transaction,
+    table: &std::sync::Arc<Table>,
+    places: &[usize],
+    batches: &[RecordBatch],
+) -> Result<usize, SqlError> {
+    let source = transaction.source();
+    let mut changes = Vec::new();
+    for batch in batches {
+        for (row, key) in keys(batch).enumerate() {
+            let Some(current) = source.row(table, &key)? else { continue };
+            let view = TableRow::new(Row::parse(current.written.layout(), &current.bytes)?, table);
+            let mut values: Vec<Option<OwnedValue>> =
+                view.values()?.into_iter().map(|value| value.map(OwnedValue::from)).collect();
+            for (index, place) in places.iter().enumerate() {
+                let column = &table.schema().columns[*place];
+                let at =
+                    table.layout().index_of(column.id).ok_or_else(|| SqlError::internal("a column without a place"))?;
+                values[at] = types::value_at(batch.column(index + 1), row, column.column_type)?;
+            }
+            changes.push(RowChange::Update { key, after: encode_row(table, &values)? });
+        }
+    }
+    transaction.write(table, changes)
+}
+
+/// Runs a DELETE; returns how many rows it deleted.
+pub(crate) async fn delete(
+    context: &StatementContext<'_>,
+    transaction: &mut Transaction,
+    delete: &Delete,
+) -> Result<usize, SqlError> {
+    refuse(delete.returning.is_some(), "RETURNING")?;
+    refuse(delete.limit.is_some() || !delete.order_by.is_empty(), "DELETE with ORDER BY or LIMIT")?;
+    refuse(!delete.tables.is_empty() || delete.output.is_some(), "this form of DELETE")?;
+    let (FromTable::WithFromKeyword(tables) | FromTable::WithoutKeyword(tables)) = &delete.from;
+    let [table_from] = &tables[..] else { return Err(SqlError::syntax("DELETE takes one table")) };
+    let (name, alias) = target(context, table_from)?;
+    let table = transaction.catalog.table(&name)?;
+    let mut from = vec![from_target(&name, &alias)];
+    from.extend(delete.using.iter().flatten().map(ToString::to_string));
+    let filter = delete.selection.as_ref().map_or(String::new(), |filter| format!(" WHERE {filter}"));
+    let sql = format!("SELECT {alias}.{KEY_COLUMN} FROM {}{filter}", from.join(", "));
+    let batches = context.collect(transaction, &sql, Some(name)).await?;
+    let changes = batches.iter().flat_map(keys).map(|key| RowChange::Delete { key }).collect();
+    transaction.write(&table, changes)
+}
+
+/// The table that a statement changes, and the name by which its expressions know it.
+fn target(context: &StatementContext<'_>, from: &TableWithJoins) -> Result<(QualifiedName, String), SqlError> {
+    let TableFactor::Table { name, alias, args: None, .. } = &from.relation else {
+        return Err(SqlError::syntax("only a table can be changed"));
+    };
+    refuse(!from.joins.is_empty(), "a join as the target of a change")?;
+    let name = context.resolve(name)?;
+    if name.namespace == crate::information::NAMESPACE {
+        return Err(SqlError::new(sqlstate::SYNTAX_OR_ACCESS, format!("{name} cannot be changed")));
+    }
+    let alias = alias.as_ref().map_or_else(|| name.name.clone(), |alias| folded(&alias.name));
+    Ok((name, quoted(&alias).to_string()))
+}
+
+fn from_target(name: &QualifiedName, alias: &str) -> String {
+    format!("{TARGET_NAMESPACE}.{} AS {alias}", quoted(&name.name))
+}
+
+/// What an UPDATE sets: columns by their places in the declaration, and expressions.
+fn assignments(table: &Table, assignments: &[Assignment]) -> Result<Vec<(usize, Expr)>, SqlError> {
+    let mut found: Vec<(usize, Expr)> = Vec::new();
+    for assignment in assignments {
+        let AssignmentTarget::ColumnName(name) = &assignment.target else {
+            return Err(SqlError::unsupported("an assignment to several columns at once"));
+        };
+        let column = name.0.last().and_then(|part| part.as_ident()).map(folded).unwrap_or_default();
+        let place = column_place(table, &column)?;
+        if found.iter().any(|(known, _)| *known == place) {
+            let message = format!("multiple assignments to same column \"{column}\"");
+            return Err(SqlError::new(sqlstate::SYNTAX_ERROR, message));
+        }
+        let value = match is_default_keyword(&assignment.value) {
+            true => assign::default_expression(table, place)?,
+            false => assignment.value.clone(),
+        };
+        found.push((place, value));
+    }
+    Ok(found)
+}
+
+fn column_place(table: &Table, name: &str) -> Result<usize, SqlError> {
+    table.schema().columns.iter().position(|column| column.name == name).ok_or_else(|| {
+        let message = format!("column \"{name}\" of relation \"{}\" does not exist", table.schema().name);
+        SqlError::new(sqlstate::UNDEFINED_COLUMN, message)
+    })
+}
+
+fn is_default_keyword(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
+}
+
+/// The keys of rows, in the first column.
+fn keys(batch: &RecordBatch) -> impl Iterator<Item = Bytes> + use<> {
+    let keys = batch.column(0).as_binary::<i32>().clone();
+    (0..keys.len()).map(move |row| Bytes::copy_from_slice(keys.value(row)))
+}
+
+fn refuse(is_there: bool, what: &str) -> Result<(), SqlError> {
+    if is_there { Err(SqlError::unsupported(what)) } else { Ok(()) }
+}

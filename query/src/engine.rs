@@ -1,0 +1,170 @@
+//! What all sessions share: the rows, the sequencer, the planner's functions and its memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::temporal_conversions::timestamp_us_to_datetime;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::optimizer::analyzer::Analyzer;
+use datafusion::prelude::SessionConfig;
+use highwater_log::Lsn;
+use highwater_log::env::Clock;
+use highwater_log::sequencer::Sequencer;
+use highwater_materializers::Materialized;
+use tokio::sync::watch;
+
+use crate::cast::{assign_function, cast_function};
+use crate::error::SqlError;
+use crate::literals::TypeTextLiterals;
+use crate::providers::{CATALOG, StatementCatalog};
+use crate::session::Session;
+use crate::single::single_function;
+use crate::sqlstate;
+use crate::write::Write;
+
+/// Bounds of query execution.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Bytes that sorts, joins and aggregates of all sessions hold together; beyond, they spill to files.
+    pub memory_bytes: usize,
+    /// Rows of a batch.
+    pub batch_rows: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { memory_bytes: 256 * 1024 * 1024, batch_rows: 8192 }
+    }
+}
+
+/// SQL over one database. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    folds: Materialized,
+    sequencer: Sequencer,
+    visible: watch::Receiver<Lsn>,
+    clock: Arc<dyn Clock>,
+    state: SessionState,
+}
+
+impl Engine {
+    /// SQL over these rows, written through this sequencer.
+    ///
+    /// # Errors
+    /// `XX000` when the planner cannot be set up.
+    pub fn new(
+        folds: Materialized,
+        sequencer: Sequencer,
+        clock: Arc<dyn Clock>,
+        options: &EngineOptions,
+    ) -> Result<Self, SqlError> {
+        let visible = sequencer.visible();
+        let state = planner_state(options)?;
+        Ok(Self { shared: Arc::new(Shared { folds, sequencer, visible, clock, state }) })
+    }
+
+    /// A session of its own, with settings of its own, in no transaction.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
+    }
+
+    /// Begins a transaction that is filled without SQL.
+    ///
+    /// # Errors
+    /// `XX000` when the rows cannot be read.
+    pub fn write(&self) -> Result<Write, SqlError> {
+        Write::begin(self.clone())
+    }
+
+    /// The rows and the catalog.
+    #[must_use]
+    pub fn folds(&self) -> &Materialized {
+        &self.shared.folds
+    }
+
+    /// Who orders the commits.
+    #[must_use]
+    pub fn sequencer(&self) -> &Sequencer {
+        &self.shared.sequencer
+    }
+
+    /// The time of day, in microseconds since 1970.
+    pub(crate) fn now_micros(&self) -> u64 {
+        self.shared.clock.unix_micros()
+    }
+
+    /// The high-water mark.
+    #[must_use]
+    pub fn visible(&self) -> Lsn {
+        *self.shared.visible.borrow()
+    }
+
+    /// Waits until `lsn` is visible.
+    ///
+    /// # Errors
+    /// `HW002` after `timeout`.
+    pub async fn wait_visible(&self, lsn: Lsn, timeout: Duration) -> Result<(), SqlError> {
+        let mut visible = self.shared.visible.clone();
+        let reached = visible.wait_for(|visible| *visible >= lsn);
+        match tokio::time::timeout(timeout, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(SqlError::new(sqlstate::CANNOT_CONNECT_NOW, "the database is closing")),
+            Err(_) => {
+                let message = format!("lsn {lsn} was not reached within {timeout:?}; visible is {}", self.visible());
+                Err(SqlError::new(sqlstate::LSN_NOT_REACHED, message))
+            }
+        }
+    }
+
+    /// A planner that sees this catalog, and for which it is `now_micros`.
+    pub(crate) fn planner(&self, catalog: StatementCatalog, namespace: &str, now_micros: u64) -> SessionState {
+        let mut config = self.shared.state.config().clone();
+        config.options_mut().catalog.default_schema = namespace.to_owned();
+        let now = i64::try_from(now_micros).ok().and_then(timestamp_us_to_datetime);
+        let props = ExecutionProps::new().with_query_execution_start_time(now.unwrap_or_default().and_utc());
+        SessionStateBuilder::new_from_existing(self.shared.state.clone())
+            .with_config(config)
+            .with_catalog_list(Arc::new(catalog))
+            .with_execution_props(props)
+            .build()
+    }
+}
+
+fn planner_state(options: &EngineOptions) -> Result<SessionState, SqlError> {
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(CATALOG, highwater_materializers::Catalog::PUBLIC)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false)
+        // One thread a statement: many sessions share the cores, and rows stream in the order of their keys.
+        .with_target_partitions(1)
+        .with_batch_size(options.batch_rows);
+    let parser = &mut config.options_mut().sql_parser;
+    parser.parse_float_as_decimal = true;
+    parser.map_string_types_to_utf8view = false;
+    parser.dialect = datafusion::config::Dialect::PostgreSQL;
+    let memory = Arc::new(FairSpillPool::new(options.memory_bytes));
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(memory).build_arc()?;
+    let mut rules = Analyzer::new().rules;
+    rules.insert(0, Arc::new(TypeTextLiterals));
+    let mut state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_analyzer_rules(rules)
+        .build();
+    let registry: &mut dyn datafusion::execution::FunctionRegistry = &mut state;
+    datafusion_functions_json::register_all(registry)?;
+    registry.register_udf(Arc::new(cast_function()))?;
+    registry.register_udf(Arc::new(assign_function()))?;
+    registry.register_udaf(Arc::new(single_function()))?;
+    Ok(state)
+}

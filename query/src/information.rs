@@ -1,0 +1,210 @@
+//! `information_schema`: the catalog as tables, in the columns that PostgreSQL's clients ask for.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema};
+use highwater_log::schema::TableSchema;
+use highwater_log::value::{ColumnType, ElementType, Value};
+
+use crate::catalog::CatalogView;
+use crate::error::SqlError;
+use crate::providers::CATALOG;
+use crate::types::{self, ColumnBuilder};
+
+/// The schema's name.
+pub(crate) const NAMESPACE: &str = "information_schema";
+
+/// The table of this name, filled; `None`: there is none.
+pub(crate) fn table(name: &str, view: &CatalogView) -> Result<Option<RecordBatch>, SqlError> {
+    let (columns, rows): (&[Column], Vec<Vec<Cell>>) = match name {
+        "schemata" => (&SCHEMATA, view.namespaces().into_iter().map(schema_row).collect()),
+        "tables" => (&TABLES, view.tables().iter().map(|table| table_row(table.schema())).collect()),
+        "columns" => (&COLUMNS, view.tables().iter().flat_map(|table| column_rows(table.schema())).collect()),
+        "table_constraints" => {
+            (&TABLE_CONSTRAINTS, view.tables().iter().flat_map(|table| constraint_rows(table.schema())).collect())
+        }
+        "key_column_usage" => {
+            (&KEY_COLUMN_USAGE, view.tables().iter().flat_map(|table| key_rows(table.schema())).collect())
+        }
+        _ => return Ok(None),
+    };
+    batch(columns, &rows).map(Some)
+}
+
+type Column = (&'static str, ElementType);
+
+enum Cell {
+    Text(String),
+    Number(i32),
+    Null,
+}
+
+fn text(text: impl Into<String>) -> Cell {
+    Cell::Text(text.into())
+}
+
+fn number(number: usize) -> Cell {
+    Cell::Number(i32::try_from(number).unwrap_or(i32::MAX))
+}
+
+fn yes_no(is_so: bool) -> Cell {
+    text(if is_so { "YES" } else { "NO" })
+}
+
+fn schema_row(name: String) -> Vec<Cell> {
+    vec![text(CATALOG), text(name), text("highwater")]
+}
+
+fn table_row(schema: &TableSchema) -> Vec<Cell> {
+    vec![text(CATALOG), text(&schema.namespace), text(&schema.name), text("BASE TABLE"), yes_no(true)]
+}
+
+fn column_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
+    let rows = schema.columns.iter().enumerate().map(|(index, column)| {
+        let (length, precision, scale) = match column.column_type {
+            ColumnType::Scalar(ElementType::Varchar(Some(length)) | ElementType::Char(length)) => {
+                (number(length as usize), Cell::Null, Cell::Null)
+            }
+            ColumnType::Scalar(ElementType::Numeric { precision, scale }) => {
+                (Cell::Null, number(precision.into()), number(scale.into()))
+            }
+            _ => (Cell::Null, Cell::Null, Cell::Null),
+        };
+        vec![
+            text(CATALOG),
+            text(&schema.namespace),
+            text(&schema.name),
+            text(&column.name),
+            number(index + 1),
+            column.default.as_ref().map_or(Cell::Null, text),
+            yes_no(!column.not_null),
+            text(bare_type(column.column_type)),
+            length,
+            precision,
+            scale,
+            text(column.column_type.to_string()),
+        ]
+    });
+    rows.collect()
+}
+
+/// The type without its modifiers, as `data_type` has it.
+fn bare_type(column_type: ColumnType) -> String {
+    let ColumnType::Scalar(element) = column_type else { return "ARRAY".to_owned() };
+    let spelled = element.to_string();
+    match (spelled.find('('), spelled.find(')')) {
+        (Some(open), Some(close)) => format!("{}{}", &spelled[..open], &spelled[close + 1..]),
+        _ => spelled,
+    }
+}
+
+/// Each constraint's name, kind and columns.
+fn constraints(schema: &TableSchema) -> Vec<(String, &'static str, Vec<String>)> {
+    let names = |ids: &[highwater_log::position::ColumnId]| {
+        ids.iter().filter_map(|id| schema.column(*id).map(|column| column.name.clone())).collect()
+    };
+    let mut found = Vec::new();
+    if !schema.primary_key.is_empty() {
+        let name = schema.primary_key_name.clone().unwrap_or_else(|| format!("{}_pkey", schema.name));
+        found.push((name, "PRIMARY KEY", names(&schema.primary_key)));
+    }
+    found.extend(schema.uniques.iter().map(|unique| (unique.name.clone(), "UNIQUE", names(&unique.columns))));
+    found
+}
+
+fn constraint_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
+    let rows = constraints(schema).into_iter().map(|(name, kind, _)| {
+        vec![
+            text(CATALOG),
+            text(&schema.namespace),
+            text(name),
+            text(CATALOG),
+            text(&schema.namespace),
+            text(&schema.name),
+            text(kind),
+        ]
+    });
+    rows.collect()
+}
+
+fn key_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
+    let rows = constraints(schema).into_iter().flat_map(|(name, _, columns)| {
+        columns.into_iter().enumerate().map(move |(index, column)| (name.clone(), index, column))
+    });
+    rows.map(|(name, index, column)| {
+        vec![
+            text(CATALOG),
+            text(&schema.namespace),
+            text(name),
+            text(CATALOG),
+            text(&schema.namespace),
+            text(&schema.name),
+            text(column),
+            number(index + 1),
+        ]
+    })
+    .collect()
+}
+
+fn batch(columns: &[Column], rows: &[Vec<Cell>]) -> Result<RecordBatch, SqlError> {
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, element)| types::field(name, (*element).into(), true)).collect();
+    let mut builders: Vec<_> = columns.iter().map(|(_, element)| ColumnBuilder::new((*element).into())).collect();
+    for row in rows {
+        for (cell, builder) in row.iter().zip(&mut builders) {
+            builder.append(match cell {
+                Cell::Text(text) => Some(Value::Text(text)),
+                Cell::Number(number) => Some(Value::Integer(*number)),
+                Cell::Null => None,
+            })?;
+        }
+    }
+    let arrays = builders.iter_mut().map(ColumnBuilder::finish).collect();
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
+}
+
+const TEXT: ElementType = ElementType::Text;
+const INTEGER: ElementType = ElementType::Integer;
+const SCHEMATA: [Column; 3] = [("catalog_name", TEXT), ("schema_name", TEXT), ("schema_owner", TEXT)];
+const TABLES: [Column; 5] = [
+    ("table_catalog", TEXT),
+    ("table_schema", TEXT),
+    ("table_name", TEXT),
+    ("table_type", TEXT),
+    ("is_insertable_into", TEXT),
+];
+const COLUMNS: [Column; 12] = [
+    ("table_catalog", TEXT),
+    ("table_schema", TEXT),
+    ("table_name", TEXT),
+    ("column_name", TEXT),
+    ("ordinal_position", INTEGER),
+    ("column_default", TEXT),
+    ("is_nullable", TEXT),
+    ("data_type", TEXT),
+    ("character_maximum_length", INTEGER),
+    ("numeric_precision", INTEGER),
+    ("numeric_scale", INTEGER),
+    // Ours: the type with its modifiers.
+    ("formatted_type", TEXT),
+];
+const TABLE_CONSTRAINTS: [Column; 7] = [
+    ("constraint_catalog", TEXT),
+    ("constraint_schema", TEXT),
+    ("constraint_name", TEXT),
+    ("table_catalog", TEXT),
+    ("table_schema", TEXT),
+    ("table_name", TEXT),
+    ("constraint_type", TEXT),
+];
+const KEY_COLUMN_USAGE: [Column; 8] = [
+    ("constraint_catalog", TEXT),
+    ("constraint_schema", TEXT),
+    ("constraint_name", TEXT),
+    ("table_catalog", TEXT),
+    ("table_schema", TEXT),
+    ("table_name", TEXT),
+    ("column_name", TEXT),
+    ("ordinal_position", INTEGER),
+];

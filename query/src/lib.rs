@@ -1,0 +1,36 @@
+//! SQL over Highwater: sessions, planning, execution, transactions.
+//!
+//! Planning and execution are DataFusion's; what it plans over is ours: the catalog and the rows at one LSN, under a transaction's own
+//! writes. DML is a query whose rows become a write set.
+
+mod cast;
+mod catalog;
+mod ddl;
+mod dml;
+mod engine;
+mod error;
+mod information;
+mod literals;
+mod names;
+mod parser;
+mod providers;
+mod rewrite;
+mod rows;
+mod scan;
+mod session;
+mod single;
+mod sql_type;
+pub mod sqlstate;
+mod statement;
+mod transaction;
+pub mod types;
+mod write;
+
+pub use catalog::{CatalogView, QualifiedName};
+pub use ddl::{ColumnDefinition, SchemaDump, TableDefinition, parse_schema_dump};
+pub use engine::{Engine, EngineOptions};
+pub use error::SqlError;
+pub use parser::{Parsed, STATEMENT_BYTES_MAX, parse};
+pub use session::{Done, Outcome, Session};
+pub use statement::RowStream;
+pub use write::Write;

@@ -1,0 +1,153 @@
+//! Statements out of text: limits first, then the parser, and our own words at the end.
+
+use datafusion::sql::sqlparser::ast::Statement;
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use highwater_log::Lsn;
+
+use crate::error::SqlError;
+use crate::sqlstate;
+
+/// A statement, and the LSN that it names behind itself.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    /// The statement without our words.
+    pub statement: Statement,
+    /// `… AS OF LSN n`.
+    pub as_of: Option<Lsn>,
+}
+
+/// The statements of a text, in order. An empty text has none.
+///
+/// # Errors
+/// `42601`; `22021` for a zero byte; `54001` beyond the limits on length and nesting, which are checked before anything recurses.
+pub fn parse(sql: &str) -> Result<Vec<Parsed>, SqlError> {
+    if sql.len() > STATEMENT_BYTES_MAX {
+        let message = format!("a text of {} bytes is longer than the limit of {STATEMENT_BYTES_MAX}", sql.len());
+        return Err(SqlError::new(sqlstate::STATEMENT_TOO_COMPLEX, message));
+    }
+    if sql.contains('\0') {
+        return Err(SqlError::new(sqlstate::CHARACTER_NOT_IN_REPERTOIRE, "a statement cannot hold a zero byte"));
+    }
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize_with_location();
+    let tokens = tokens.map_err(|error| SqlError::syntax(format!("syntax error: {error}")))?;
+    let statements = tokens.split(|token| token.token == Token::SemiColon);
+    statements.filter_map(|tokens| parse_one(tokens).transpose()).collect()
+}
+
+/// An expression, as a stored DEFAULT holds it.
+pub(crate) fn parse_expression(sql: &str) -> Result<datafusion::sql::sqlparser::ast::Expr, SqlError> {
+    let parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(sql);
+    parser.and_then(|mut parser| parser.parse_expr()).map_err(|error| SqlError::syntax(error.to_string()))
+}
+
+fn parse_one(tokens: &[TokenWithSpan]) -> Result<Option<Parsed>, SqlError> {
+    let is_said = |token: &&TokenWithSpan| !matches!(token.token, Token::Whitespace(_) | Token::EOF);
+    let mut tokens: Vec<TokenWithSpan> = tokens.iter().filter(is_said).cloned().collect();
+    if tokens.is_empty() {
+        return Ok(None);
+    }
+    check_complexity(&tokens)?;
+    let as_of = take_as_of(&mut tokens)?;
+    let mut parser =
+        Parser::new(&PostgreSqlDialect {}).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(tokens);
+    let statement = parser.parse_statement().map_err(|error| SqlError::syntax(error.to_string()))?;
+    match parser.peek_token().token {
+        Token::EOF => Ok(Some(Parsed { statement, as_of })),
+        unexpected => Err(SqlError::syntax(format!("syntax error at or near \"{unexpected}\""))),
+    }
+}
+
+/// Takes `AS OF LSN n` off the end.
+fn take_as_of(tokens: &mut Vec<TokenWithSpan>) -> Result<Option<Lsn>, SqlError> {
+    let [.., as_, of, lsn, number] = &tokens[..] else { return Ok(None) };
+    let is_word = |token: &TokenWithSpan, expected: &str| match &token.token {
+        Token::Word(word) => word.quote_style.is_none() && word.value.eq_ignore_ascii_case(expected),
+        _ => false,
+    };
+    if !(is_word(as_, "as") && is_word(of, "of") && is_word(lsn, "lsn")) {
+        return Ok(None);
+    }
+    let parsed = match &number.token {
+        Token::Number(digits, _) => digits.parse().ok(),
+        _ => None,
+    };
+    let at = parsed.ok_or_else(|| SqlError::syntax(format!("AS OF LSN takes a number, not \"{}\"", number.token)))?;
+    tokens.truncate(tokens.len() - 4);
+    Ok(Some(Lsn::new(at)))
+}
+
+/// What nests deep or chains long ends as a deep tree, whose mere dropping overflows a stack: it is refused while it is flat.
+fn check_complexity(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
+    let too_complex = |what: &str, max: usize| {
+        Err(SqlError::new(sqlstate::STATEMENT_TOO_COMPLEX, format!("the statement {what} (limit {max})")))
+    };
+    // Operators since the last comma, for each open parenthesis.
+    let mut levels = vec![0_usize];
+    for token in tokens {
+        match &token.token {
+            Token::LParen | Token::LBracket | Token::LBrace => levels.push(0),
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                if levels.len() > 1 {
+                    levels.pop();
+                }
+            }
+            Token::Comma => {
+                if let Some(level) = levels.last_mut() {
+                    *level = 0;
+                }
+            }
+            token if is_operator(token) => {
+                if let Some(level) = levels.last_mut() {
+                    *level += 1;
+                    if *level > OPERATORS_MAX {
+                        return too_complex("chains too many operators", OPERATORS_MAX);
+                    }
+                }
+            }
+            _ => {}
+        }
+        if levels.len() > NESTING_MAX {
+            return too_complex("is nested too deep", NESTING_MAX);
+        }
+    }
+    Ok(())
+}
+
+fn is_operator(token: &Token) -> bool {
+    match token {
+        Token::Word(word) => {
+            const CHAINING: [&str; 14] = [
+                "AND",
+                "OR",
+                "NOT",
+                "UNION",
+                "EXCEPT",
+                "INTERSECT",
+                "IS",
+                "LIKE",
+                "ILIKE",
+                "WHEN",
+                "CASE",
+                "JOIN",
+                "BETWEEN",
+                "SELECT",
+            ];
+            word.quote_style.is_none() && CHAINING.iter().any(|known| word.value.eq_ignore_ascii_case(known))
+        }
+        Token::Number(..)
+        | Token::SingleQuotedString(_)
+        | Token::Placeholder(_)
+        | Token::Period
+        | Token::EscapedStringLiteral(_)
+        | Token::DollarQuotedString(_) => false,
+        _ => true,
+    }
+}
+
+/// A longer text is refused before it is taken apart.
+pub const STATEMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+const NESTING_MAX: usize = 100;
+const OPERATORS_MAX: usize = 2_000;
+const RECURSION_MAX: usize = 400;

@@ -1,0 +1,275 @@
+//! Statements rewritten before they are planned: casts into our functions, session functions into what they answer.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Interval, LimitClause, ObjectName, Query, SelectItem,
+    SetExpr, Value, VisitMut, VisitorMut, visit_expressions,
+};
+use highwater_log::Lsn;
+use highwater_log::value::{ColumnType, ElementType, parse_decimal, write_text};
+
+use crate::cast::CAST;
+use crate::error::SqlError;
+use crate::single::SINGLE;
+use crate::sql_type;
+
+/// What the functions that ask about the session answer.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionFacts {
+    pub(crate) visible: Lsn,
+    pub(crate) read: Lsn,
+    pub(crate) last_write: Option<Lsn>,
+    pub(crate) namespace: String,
+}
+
+/// Rewrites a query or an expression in place.
+///
+/// # Errors
+/// `0A000`, `42704` for types that are none of ours.
+pub(crate) fn rewrite<N: VisitMut>(
+    node: &mut N,
+    facts: &SessionFacts,
+    is_aggregate: &dyn Fn(&str) -> bool,
+) -> Result<(), SqlError> {
+    match node.visit(&mut Rewriter { facts, is_aggregate }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Rewriter<'a> {
+    facts: &'a SessionFacts,
+    /// Whether the planner knows an aggregate function of this name.
+    is_aggregate: &'a dyn Fn(&str) -> bool,
+}
+
+impl VisitorMut for Rewriter<'_> {
+    type Break = SqlError;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        if !query.locks.is_empty() {
+            return ControlFlow::Break(SqlError::unsupported("FOR UPDATE, FOR SHARE"));
+        }
+        if let Some(fetch) = query.fetch.take() {
+            if fetch.with_ties || fetch.percent {
+                return ControlFlow::Break(SqlError::unsupported("FETCH with ties or percent"));
+            }
+            let one = || Expr::Value(Value::Number("1".to_owned(), false).into());
+            let limit = Some(fetch.quantity.unwrap_or_else(one));
+            let offset = match query.limit_clause.take() {
+                Some(LimitClause::LimitOffset { offset, limit: None, .. }) => offset,
+                None => None,
+                Some(_) => return ControlFlow::Break(SqlError::syntax("both LIMIT and FETCH")),
+            };
+            query.limit_clause = Some(LimitClause::LimitOffset { limit, offset, limit_by: Vec::new() });
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+        match self.rewritten(expr) {
+            Ok(Some(rewritten)) => *expr = rewritten,
+            Ok(None) => {}
+            Err(error) => return ControlFlow::Break(error),
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Rewriter<'_> {
+    fn rewritten(&self, expr: &Expr) -> Result<Option<Expr>, SqlError> {
+        Ok(match expr {
+            Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, format: None, .. } => {
+                Some(cast((**expr).clone(), data_type)?)
+            }
+            Expr::Cast { .. } => return Err(SqlError::unsupported("a cast that is neither CAST nor ::")),
+            Expr::TypedString(typed) => Some(cast(Expr::Value(typed.value.clone()), &typed.data_type)?),
+            Expr::Interval(interval) => Some(interval_call(interval)?),
+            Expr::Function(function) => self.function(function),
+            Expr::Value(value) => match &value.value {
+                Value::Number(digits, false) if digits.contains(['e', 'E']) => Some(number(digits)?),
+                _ => None,
+            },
+            Expr::Subquery(query) => self.single_row(query),
+            Expr::Identifier(ident) if ident.quote_style.is_none() => self.keyword(&ident.value.to_lowercase()),
+            _ => None,
+        })
+    }
+
+    fn function(&self, function: &Function) -> Option<Expr> {
+        let name = function.name.to_string().to_lowercase();
+        let name = name.strip_prefix("pg_catalog.").unwrap_or(&name);
+        let has_arguments = match &function.args {
+            FunctionArguments::None => false,
+            FunctionArguments::List(list) => !list.args.is_empty(),
+            FunctionArguments::Subquery(_) => true,
+        };
+        if has_arguments {
+            return with_arguments(name, function);
+        }
+        if function.over.is_some() {
+            return None;
+        }
+        let bigint = ColumnType::Scalar(ElementType::BigInt);
+        let lsn = |lsn: Option<Lsn>| {
+            let value = lsn.map_or(Value::Null, |lsn| Value::Number(lsn.value().to_string(), false));
+            cast_to(Expr::Value(value.into()), bigint)
+        };
+        Some(match name {
+            "hw_lsn" => lsn(Some(self.facts.visible)),
+            "hw_read_lsn" => lsn(Some(self.facts.read)),
+            "hw_last_write_lsn" => lsn(self.facts.last_write),
+            "version" => string(&format!("PostgreSQL 15 compatible, Highwater {}", env!("CARGO_PKG_VERSION"))),
+            "current_database" | "current_catalog" => string(crate::providers::CATALOG),
+            "current_schema" => string(&self.facts.namespace),
+            "current_user" | "session_user" | "user" => string("highwater"),
+            "gen_random_uuid" => cast_to(call("uuid", Vec::new()), ElementType::Uuid.into()),
+            "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" => {
+                cast_to(Expr::Function(named(function, "now")), ElementType::TimestampTz(6).into())
+            }
+            "localtimestamp" => cast_to(call("now", Vec::new()), ElementType::Timestamp(6).into()),
+            "current_time" | "localtime" => cast_to(call("now", Vec::new()), ElementType::Time(6).into()),
+            _ => return None,
+        })
+    }
+
+    /// A scalar subquery with its one value taken by `hw_single`: the planner decorrelates aggregates only.
+    fn single_row(&self, query: &Query) -> Option<Expr> {
+        let is_plain = query.with.is_none() && query.limit_clause.is_none() && query.fetch.is_none();
+        let SetExpr::Select(select) = &*query.body else { return None };
+        let is_ungrouped = matches!(&select.group_by, GroupByExpr::Expressions(expressions, modifiers)
+            if expressions.is_empty() && modifiers.is_empty());
+        if !is_plain || !is_ungrouped || select.distinct.is_some() || select.having.is_some() || select.from.is_empty()
+        {
+            return None;
+        }
+        let [SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }] = &select.projection[..]
+        else {
+            return None;
+        };
+        let has_aggregate = visit_expressions(value, |expr| match expr {
+            Expr::Function(function) if function.over.is_some() || self.is_aggregate(function) => {
+                ControlFlow::Break(())
+            }
+            _ => ControlFlow::Continue(()),
+        });
+        if has_aggregate.is_break() {
+            return None;
+        }
+        let mut select = select.clone();
+        select.projection = vec![SelectItem::UnnamedExpr(call(SINGLE, vec![value.clone()]))];
+        let body = Box::new(SetExpr::Select(select));
+        Some(Expr::Subquery(Box::new(Query { body, order_by: None, ..query.clone() })))
+    }
+
+    fn is_aggregate(&self, function: &Function) -> bool {
+        (self.is_aggregate)(&function.name.to_string().to_lowercase())
+    }
+
+    fn keyword(&self, name: &str) -> Option<Expr> {
+        match name {
+            "current_user" | "session_user" | "user" => Some(string("highwater")),
+            "current_catalog" => Some(string(crate::providers::CATALOG)),
+            "current_schema" => Some(string(&self.facts.namespace)),
+            _ => None,
+        }
+    }
+}
+
+fn with_arguments(name: &str, function: &Function) -> Option<Expr> {
+    match name {
+        "sign" => {
+            let name = ObjectName::from(vec![Ident::new("signum")]);
+            Some(Expr::Function(Function { name, ..function.clone() }))
+        }
+        "mod" => {
+            let FunctionArguments::List(list) = &function.args else { return None };
+            let [FunctionArg::Unnamed(FunctionArgExpr::Expr(left)), FunctionArg::Unnamed(FunctionArgExpr::Expr(right))] =
+                &list.args[..]
+            else {
+                return None;
+            };
+            let nested = |expr: &Expr| Box::new(Expr::Nested(Box::new(expr.clone())));
+            let modulo = Expr::BinaryOp { left: nested(left), op: BinaryOperator::Modulo, right: nested(right) };
+            Some(Expr::Nested(Box::new(modulo)))
+        }
+        _ => None,
+    }
+}
+
+/// A number with an exponent, written out; a `double precision` where it has more than 38 digits.
+fn number(digits: &str) -> Result<Expr, SqlError> {
+    let exact = parse_decimal(digits).map(|(unscaled, scale)| {
+        let mut text = String::new();
+        let numeric = ElementType::Numeric { precision: 38, scale };
+        write_text(numeric.into(), highwater_log::value::Value::Numeric(unscaled), &mut text).map(|()| text)
+    });
+    match exact {
+        Some(text) => Ok(Expr::Value(Value::Number(text?, false).into())),
+        None => Ok(cast_to(string(digits), ElementType::Double.into())),
+    }
+}
+
+fn named(function: &Function, name: &str) -> Function {
+    let arguments = FunctionArgumentList { duplicate_treatment: None, args: Vec::new(), clauses: Vec::new() };
+    Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        args: FunctionArguments::List(arguments),
+        ..function.clone()
+    }
+}
+
+fn cast(expr: Expr, data_type: &DataType) -> Result<Expr, SqlError> {
+    Ok(cast_to(expr, sql_type::column_type(data_type)?))
+}
+
+fn cast_to(expr: Expr, column_type: ColumnType) -> Expr {
+    call(CAST, vec![expr, string(&column_type.to_string())])
+}
+
+/// `INTERVAL '1 day'`, `INTERVAL '1' DAY`.
+fn interval_call(interval: &Interval) -> Result<Expr, SqlError> {
+    let interval_type = ColumnType::Scalar(ElementType::Interval);
+    if interval.last_field.is_some() || interval.leading_precision.is_some() {
+        return Err(SqlError::unsupported("an interval with a range of fields or a precision"));
+    }
+    let Expr::Value(value) = &*interval.value else {
+        return Err(SqlError::unsupported("an interval of an expression (multiply an interval instead)"));
+    };
+    let text = value.value.clone().into_string().unwrap_or_else(|| value.value.to_string());
+    let text = match &interval.leading_field {
+        None => text,
+        Some(
+            field @ (DateTimeField::Year
+            | DateTimeField::Month
+            | DateTimeField::Day
+            | DateTimeField::Hour
+            | DateTimeField::Minute
+            | DateTimeField::Second),
+        ) => format!("{text} {field}"),
+        Some(field) => return Err(SqlError::unsupported(&format!("an interval in {field}"))),
+    };
+    Ok(cast_to(string(&text), interval_type))
+}
+
+/// A text literal.
+pub(crate) fn string(text: &str) -> Expr {
+    Expr::Value(Value::SingleQuotedString(text.to_owned()).into())
+}
+
+/// A call of a function by name.
+pub(crate) fn call(name: &str, arguments: Vec<Expr>) -> Expr {
+    let args = arguments.into_iter().map(|argument| FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))).collect();
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}

@@ -1,0 +1,163 @@
+//! Rows as a transaction sees them: those at its LSN, with its own writes over them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use highwater_log::position::StorageId;
+use highwater_log::row::Row;
+use highwater_log::sequencer::KeyRange;
+use highwater_materializers::{Catalog, ReadPin, StoredRow, Table, TableRow};
+
+use crate::error::SqlError;
+
+/// What a transaction has written and not committed.
+#[derive(Clone, Default)]
+pub(crate) struct Writes {
+    /// By the rows' storage, then by key.
+    pub(crate) rows: HashMap<StorageId, BTreeMap<Bytes, RowWrite>>,
+    /// Entries of unique indexes that exclude others: taken (`true`) or given up.
+    pub(crate) codes: HashMap<StorageId, HashMap<Bytes, bool>>,
+}
+
+/// What became of one key.
+#[derive(Clone)]
+pub(crate) struct RowWrite {
+    /// The row at the transaction's LSN.
+    pub(crate) before: Option<StoredRow>,
+    /// The row now; `None`: deleted.
+    pub(crate) after: Option<SeenRow>,
+}
+
+/// A row's bytes, and the table as it was when they were written.
+#[derive(Clone)]
+pub(crate) struct SeenRow {
+    pub(crate) bytes: Bytes,
+    pub(crate) written: Arc<Table>,
+}
+
+impl SeenRow {
+    /// The row, seen as one of `table`.
+    pub(crate) fn view<'a>(&'a self, table: &'a Table) -> Result<TableRow<'a>, SqlError> {
+        Ok(TableRow::new(Row::parse(self.written.layout(), &self.bytes)?, table))
+    }
+}
+
+/// The rows at one LSN under a transaction's writes. Cheap to clone; streams hold one, and with it the LSN readable.
+#[derive(Clone)]
+pub(crate) struct RowSource {
+    pub(crate) pin: Arc<ReadPin>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) writes: Arc<Writes>,
+}
+
+impl RowSource {
+    /// The row of this key.
+    pub(crate) fn row(&self, table: &Table, key: &[u8]) -> Result<Option<SeenRow>, SqlError> {
+        let storage = table.schema().storage;
+        match self.writes.rows.get(&storage).and_then(|rows| rows.get(key)) {
+            Some(write) => Ok(write.after.clone()),
+            None => self.stored(table, key)?.map(|row| self.seen(table, row.bytes)).transpose(),
+        }
+    }
+
+    /// The row of this key at the LSN, whatever the transaction has written.
+    pub(crate) fn stored(&self, table: &Table, key: &[u8]) -> Result<Option<StoredRow>, SqlError> {
+        Ok(self.pin.row(table.schema().storage, key)?)
+    }
+
+    /// Whether a unique index holds this entry.
+    pub(crate) fn has_code(&self, index: StorageId, code: &[u8]) -> Result<bool, SqlError> {
+        match self.writes.codes.get(&index).and_then(|codes| codes.get(code)) {
+            Some(is_taken) => Ok(*is_taken),
+            None => Ok(self.pin.row(index, code)?.is_some()),
+        }
+    }
+
+    pub(crate) fn seen(&self, table: &Table, bytes: Bytes) -> Result<SeenRow, SqlError> {
+        let version = Row::schema_version(&bytes)?;
+        let id = table.schema().id;
+        let written = self.catalog.table_at_version(id, version).ok_or_else(|| {
+            SqlError::internal(format!("a row of table {id} is of version {version}, which the catalog does not know"))
+        })?;
+        Ok(SeenRow { bytes, written })
+    }
+
+    /// The rows of a range of keys, rising.
+    pub(crate) fn rows(&self, table: &Arc<Table>, range: &KeyRange) -> Result<MergedRows, SqlError> {
+        let storage = table.schema().storage;
+        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let own = self.writes.rows.get(&storage).map_or_else(Vec::new, |rows| {
+            let own = rows.range::<Bytes, _>((Bound::Included(&range.start), end));
+            own.map(|(key, write)| (key.clone(), write.after.clone())).collect()
+        });
+        let stored = Box::new(self.pin.rows(storage, range)?);
+        Ok(MergedRows {
+            source: self.clone(),
+            table: Arc::clone(table),
+            stored,
+            next_stored: None,
+            own: own.into_iter().peekable(),
+            last_written: None,
+        })
+    }
+}
+
+type StoredRows = Box<dyn Iterator<Item = Result<(Bytes, StoredRow), highwater_materializers::FoldError>> + Send>;
+
+/// A scan over stored rows and own writes.
+pub(crate) struct MergedRows {
+    source: RowSource,
+    table: Arc<Table>,
+    stored: StoredRows,
+    next_stored: Option<(Bytes, StoredRow)>,
+    own: std::iter::Peekable<std::vec::IntoIter<(Bytes, Option<SeenRow>)>>,
+    /// Rows of one version stand together mostly.
+    last_written: Option<Arc<Table>>,
+}
+
+impl MergedRows {
+    fn next_row(&mut self) -> Result<Option<(Bytes, SeenRow)>, SqlError> {
+        loop {
+            if self.next_stored.is_none() {
+                self.next_stored = self.stored.next().transpose()?;
+            }
+            let is_own_due = match (self.own.peek(), &self.next_stored) {
+                (None, None) => return Ok(None),
+                (None, Some(_)) => false,
+                (Some(_), None) => true,
+                (Some((own, _)), Some((stored, _))) => own <= stored,
+            };
+            if !is_own_due {
+                let Some((key, row)) = self.next_stored.take() else { continue };
+                return Ok(Some((key, self.seen(row.bytes)?)));
+            }
+            let Some((key, after)) = self.own.next() else { continue };
+            if self.next_stored.as_ref().is_some_and(|(stored, _)| *stored == key) {
+                self.next_stored = None;
+            }
+            if let Some(row) = after {
+                return Ok(Some((key, row)));
+            }
+        }
+    }
+
+    fn seen(&mut self, bytes: Bytes) -> Result<SeenRow, SqlError> {
+        let version = Row::schema_version(&bytes)?;
+        if let Some(written) = self.last_written.as_ref().filter(|table| table.schema().version == version) {
+            return Ok(SeenRow { bytes, written: Arc::clone(written) });
+        }
+        let seen = self.source.seen(&self.table, bytes)?;
+        self.last_written = Some(Arc::clone(&seen.written));
+        Ok(seen)
+    }
+}
+
+impl Iterator for MergedRows {
+    type Item = Result<(Bytes, SeenRow), SqlError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_row().transpose()
+    }
+}

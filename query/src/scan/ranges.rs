@@ -1,0 +1,162 @@
+//! Ranges of keys out of filters: what a scan need not look at.
+
+use arrow::array::ArrayRef;
+use bytes::Bytes;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use highwater_log::key;
+use highwater_log::schema::ColumnSchema;
+use highwater_log::sequencer::KeyRange;
+use highwater_log::value::OwnedValue;
+use highwater_materializers::Table;
+
+use super::is_key_order_sql_order;
+use crate::types;
+
+/// The ranges of keys outside of which no row passes the filters: disjoint, rising.
+pub(super) fn key_ranges(table: &Table, filters: &[Expr]) -> Vec<KeyRange> {
+    let schema = table.schema();
+    // Keys of the leading columns that are pinned to single values.
+    let mut prefixes: Vec<Vec<u8>> = vec![Vec::new()];
+    for id in &schema.primary_key {
+        let Some(column) = schema.column(*id).filter(|column| is_key_order_sql_order(column.column_type)) else {
+            break;
+        };
+        if let Some(values) = filters.iter().find_map(|filter| equal_values(filter, column)) {
+            let mut longer = Vec::new();
+            for prefix in &prefixes {
+                for value in &values {
+                    let Some(key) = extended(prefix, column, value) else { return vec![everything()] };
+                    longer.push(key);
+                }
+            }
+            longer.sort_unstable();
+            longer.dedup();
+            if longer.len() > RANGES_MAX {
+                break;
+            }
+            prefixes = longer;
+            continue;
+        }
+        return prefixes.iter().map(|prefix| bounded(prefix, column, filters)).collect();
+    }
+    prefixes.iter().map(|prefix| under(prefix)).collect()
+}
+
+/// The values that a filter pins a column to.
+fn equal_values(filter: &Expr, column: &ColumnSchema) -> Option<Vec<OwnedValue>> {
+    match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
+            let literal = match (&**left, &**right) {
+                (Expr::Column(named), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(named))
+                    if named.name == column.name =>
+                {
+                    value
+                }
+                _ => return None,
+            };
+            Some(vec![stored_value(literal, column)?])
+        }
+        Expr::InList(InList { expr, list, negated: false }) => match &**expr {
+            Expr::Column(named) if named.name == column.name => list
+                .iter()
+                .map(|item| match item {
+                    Expr::Literal(value, _) => stored_value(value, column),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        },
+        // What the optimizer makes of a short IN list.
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+            let mut values = equal_values(left, column)?;
+            values.extend(equal_values(right, column)?);
+            Some(values)
+        }
+        _ => None,
+    }
+}
+
+/// The range under a prefix that comparisons of the next column leave.
+fn bounded(prefix: &[u8], column: &ColumnSchema, filters: &[Expr]) -> KeyRange {
+    let mut range = under(prefix);
+    let mut narrow = |op: Operator, value: &ScalarValue| {
+        let Some(key) = stored_value(value, column).and_then(|value| extended(prefix, column, &value)) else { return };
+        let start = match op {
+            Operator::GtEq => Some(key.clone()),
+            Operator::Gt => successor(&key),
+            _ => None,
+        };
+        let end = match op {
+            Operator::Lt => Some(key),
+            Operator::LtEq => successor(&key),
+            _ => None,
+        };
+        if let Some(start) = start.filter(|start| start[..] > range.start[..]) {
+            range.start = start.into();
+        }
+        if let Some(end) = end.filter(|end| range.end.as_ref().is_none_or(|known| end[..] < known[..])) {
+            range.end = Some(end.into());
+        }
+    };
+    for filter in filters {
+        match filter {
+            Expr::BinaryExpr(BinaryExpr { left, op, right }) => match (&**left, &**right) {
+                (Expr::Column(named), Expr::Literal(value, _)) if named.name == column.name => narrow(*op, value),
+                (Expr::Literal(value, _), Expr::Column(named)) if named.name == column.name => {
+                    if let Some(swapped) = op.swap() {
+                        narrow(swapped, value);
+                    }
+                }
+                _ => {}
+            },
+            Expr::Between(between) if !between.negated => {
+                if let (Expr::Column(named), Expr::Literal(low, _), Expr::Literal(high, _)) =
+                    (&*between.expr, &*between.low, &*between.high)
+                    && named.name == column.name
+                {
+                    narrow(Operator::GtEq, low);
+                    narrow(Operator::LtEq, high);
+                }
+            }
+            _ => {}
+        }
+    }
+    if range.end.as_ref().is_some_and(|end| *end < range.start) {
+        range.end = Some(range.start.clone());
+    }
+    range
+}
+
+/// All keys that begin with a prefix.
+fn under(prefix: &[u8]) -> KeyRange {
+    let end = if prefix.is_empty() { None } else { successor(prefix).map(Bytes::from) };
+    KeyRange { start: Bytes::copy_from_slice(prefix), end }
+}
+
+fn everything() -> KeyRange {
+    under(&[])
+}
+
+/// The least key that is greater than all that begin with this one; `None`: there is none.
+fn successor(key: &[u8]) -> Option<Vec<u8>> {
+    let last = key.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut next = key[..=last].to_vec();
+    next[last] += 1;
+    Some(next)
+}
+
+fn extended(prefix: &[u8], column: &ColumnSchema, value: &OwnedValue) -> Option<Vec<u8>> {
+    let mut key = prefix.to_vec();
+    key::encode([(column.column_type, Some(value.as_value()))], &mut key).ok()?;
+    Some(key)
+}
+
+/// A literal as a value of the column, if it is one of exactly its type.
+fn stored_value(literal: &ScalarValue, column: &ColumnSchema) -> Option<OwnedValue> {
+    let array: ArrayRef = literal.to_array().ok()?;
+    types::value_at(&array, 0, column.column_type).ok()?
+}
+
+const RANGES_MAX: usize = 1024;

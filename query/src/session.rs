@@ -1,0 +1,366 @@
+//! Sessions: statement after statement, settings, transactions.
+
+mod settings;
+mod transactions;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use datafusion::physical_plan::displayable;
+use datafusion::sql::sqlparser::ast::{Query, Statement};
+use highwater_log::Lsn;
+use highwater_log::sequencer::{Acknowledgement, CommitError, Durability, Receipt};
+use highwater_log::value::{ElementType, Value};
+use tokio::sync::oneshot;
+
+use crate::ddl;
+use crate::dml;
+use crate::engine::Engine;
+use crate::error::SqlError;
+use crate::parser::{Parsed, parse};
+use crate::rewrite::SessionFacts;
+use crate::sqlstate;
+use crate::statement::{RowStream, StatementContext};
+use crate::transaction::Transaction;
+use crate::types;
+use settings::Settings;
+use transactions::TransactionState;
+
+/// A session. Its statements come one after another.
+pub struct Session {
+    engine: Engine,
+    settings: Settings,
+    state: TransactionState,
+    last_write: Option<Lsn>,
+    /// A buffered commit whose LSN is not known yet.
+    unsynced: Option<oneshot::Receiver<Result<Receipt, CommitError>>>,
+}
+
+/// What a statement answers.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Rows.
+    Rows(RowStream),
+    /// That it is done.
+    Done(Done),
+}
+
+/// A statement that gave no rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// PostgreSQL's command tag: `INSERT 0 3`, `CREATE TABLE`.
+    pub tag: String,
+    /// How many rows it changed, if it changes rows.
+    pub rows: Option<u64>,
+    /// Where its commit stands; `None` inside a transaction, when nothing changed, and for a buffered commit.
+    pub lsn: Option<Lsn>,
+}
+
+impl Done {
+    fn tag(tag: impl Into<String>) -> Self {
+        Self { tag: tag.into(), rows: None, lsn: None }
+    }
+}
+
+impl Session {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self { engine, settings: Settings::default(), state: TransactionState::None, last_write: None, unsynced: None }
+    }
+
+    /// Runs all statements of a text, and returns what the last one answers. Rows of the others are read to their end and dropped.
+    ///
+    /// # Errors
+    /// The first statement's that fails; those before it stand, unless they are in a transaction.
+    pub async fn execute(&mut self, sql: &str) -> Result<Outcome, SqlError> {
+        let mut last = Outcome::Done(Done::tag(""));
+        for parsed in parse(sql)? {
+            if let Outcome::Rows(rows) = last {
+                rows.collect().await?;
+            }
+            last = self.run(parsed).await?;
+        }
+        Ok(last)
+    }
+
+    /// Runs one statement. Dropping the future leaves the outcome of a write open; a transaction that it was in has failed then.
+    ///
+    /// # Errors
+    /// [`SqlError`]. In a transaction, an error ends it: until ROLLBACK, statements answer `25P02`.
+    pub async fn run(&mut self, parsed: Parsed) -> Result<Outcome, SqlError> {
+        self.note_synced();
+        if let TransactionState::Open { has_failed, is_running, .. } = &mut self.state {
+            // A query's rows met an error while they were read, or a statement was given up half way.
+            if has_failed.load(Ordering::Acquire) || std::mem::replace(is_running, true) {
+                self.state = TransactionState::Failed;
+            }
+        }
+        let is_ending = matches!(parsed.statement, Statement::Commit { .. } | Statement::Rollback { .. });
+        if matches!(self.state, TransactionState::Failed) && !is_ending {
+            let message = "current transaction is aborted, commands ignored until end of transaction block";
+            return Err(SqlError::new(sqlstate::FAILED_TRANSACTION, message));
+        }
+        let outcome = self.dispatch(parsed).await;
+        if outcome.is_err() && !matches!(self.state, TransactionState::None) && !is_ending {
+            self.state = TransactionState::Failed;
+        }
+        if let TransactionState::Open { is_running, .. } = &mut self.state {
+            *is_running = false;
+        }
+        outcome
+    }
+
+    async fn dispatch(&mut self, parsed: Parsed) -> Result<Outcome, SqlError> {
+        let Parsed { statement, as_of } = parsed;
+        match statement {
+            Statement::Query(query) => self.query(*query, as_of).await.map(Outcome::Rows),
+            Statement::Explain {
+                statement,
+                analyze,
+                verbose,
+                query_plan: false,
+                estimate: false,
+                format: None,
+                options: None,
+                ..
+            } => {
+                let Statement::Query(query) = *statement else {
+                    return Err(SqlError::unsupported("EXPLAIN of anything but a query"));
+                };
+                self.explain(*query, as_of, analyze, verbose).await.map(Outcome::Rows)
+            }
+            Statement::StartTransaction { modes, statements, .. } if statements.is_empty() => {
+                self.begin(&modes, as_of).await.map(Outcome::Done)
+            }
+            other if as_of.is_some() => {
+                let word = other.to_string();
+                let word = word.split(' ').next().unwrap_or_default();
+                Err(SqlError::unsupported(&format!("AS OF LSN behind {word}")))
+            }
+            Statement::Commit { chain: false, .. } => self.commit().await.map(Outcome::Done),
+            Statement::Rollback { chain: false, savepoint: None } => Ok(Outcome::Done(self.rollback())),
+            Statement::Set(set) => self.set(&set).map(Outcome::Done),
+            Statement::ShowVariable { variable } => self.show(&variable).map(Outcome::Rows),
+            Statement::Reset(reset) => self.reset(&reset).map(Outcome::Done),
+            Statement::Insert(_)
+            | Statement::Update(_)
+            | Statement::Delete(_)
+            | Statement::CreateTable(_)
+            | Statement::AlterTable(_)
+            | Statement::Drop { .. }
+            | Statement::Truncate(_)
+            | Statement::CreateSchema { .. } => self.write(&statement).await.map(Outcome::Done),
+            other => {
+                let text = other.to_string();
+                let words: Vec<&str> = text.split_whitespace().take(2).collect();
+                Err(SqlError::unsupported(&words.join(" ")))
+            }
+        }
+    }
+
+    /// The LSN of the session's last write, as far as it is known.
+    #[must_use]
+    pub const fn last_write(&self) -> Option<Lsn> {
+        self.last_write
+    }
+
+    /// Whether a transaction is open, failed ones included.
+    #[must_use]
+    pub const fn is_in_transaction(&self) -> bool {
+        !matches!(self.state, TransactionState::None)
+    }
+
+    async fn query(&mut self, query: Query, as_of: Option<Lsn>) -> Result<RowStream, SqlError> {
+        if let (TransactionState::Open { transaction, has_failed, .. }, None) = (&self.state, as_of) {
+            let rows = self.context(transaction.at()).query(transaction, query, None).await?;
+            return Ok(rows.telling(has_failed));
+        }
+        let transaction = self.snapshot(as_of).await?;
+        self.context(transaction.at()).query(&transaction, query, None).await
+    }
+
+    async fn explain(
+        &mut self,
+        query: Query,
+        as_of: Option<Lsn>,
+        analyze: bool,
+        verbose: bool,
+    ) -> Result<RowStream, SqlError> {
+        let fresh;
+        let transaction = match (&self.state, as_of) {
+            (TransactionState::Open { transaction, .. }, None) => transaction,
+            _ => {
+                fresh = self.snapshot(as_of).await?;
+                &fresh
+            }
+        };
+        let planned = self.context(transaction.at()).plan(transaction, query, None)?;
+        let text = if analyze {
+            let task = planned.state.task_ctx();
+            datafusion::physical_plan::collect(std::sync::Arc::clone(&planned.physical), task).await?;
+            let shown = datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(&*planned.physical);
+            shown.indent(verbose).to_string()
+        } else {
+            displayable(&*planned.physical).indent(verbose).to_string()
+        };
+        one_column("QUERY PLAN", text.lines(), transaction.at())
+    }
+
+    /// Runs a statement that writes: in the open transaction, or in one of its own, again and again while it loses races.
+    async fn write(&mut self, statement: &Statement) -> Result<Done, SqlError> {
+        if let TransactionState::Open { transaction, is_read_only, .. } = &mut self.state {
+            if *is_read_only {
+                let message = "cannot write in a read-only transaction";
+                return Err(SqlError::new(sqlstate::READ_ONLY_TRANSACTION, message));
+            }
+            let context = StatementContext {
+                engine: &self.engine,
+                facts: facts(&self.engine, &self.settings, self.last_write, transaction.at()),
+            };
+            let before = transaction.savepoint();
+            let outcome = apply(&context, transaction, statement).await;
+            if outcome.is_err() {
+                transaction.restore(before);
+            }
+            return outcome;
+        }
+        let mut attempt = 1;
+        loop {
+            let mut transaction = self.snapshot(None).await?;
+            let mut done = apply(&self.context(transaction.at()), &mut transaction, statement).await?;
+            match self.commit_transaction(transaction).await {
+                Ok(lsn) => {
+                    done.lsn = lsn;
+                    return Ok(done);
+                }
+                // A key that a concurrent transaction took is seen by the next attempt, which tells whose it is.
+                Err(error)
+                    if attempt < ATTEMPTS_MAX
+                        && (error.is_retryable() || error.sqlstate == sqlstate::UNIQUE_VIOLATION) =>
+                {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Commits; returns the LSN, where the commit has one and it is known.
+    async fn commit_transaction(&mut self, transaction: Transaction) -> Result<Option<Lsn>, SqlError> {
+        if !transaction.has_writes() {
+            return Ok(None);
+        }
+        let durability = self.settings.durability();
+        let set = transaction.into_write_set(durability)?;
+        if set.changes.is_empty() {
+            return Ok(None);
+        }
+        match self.engine.sequencer().commit(set).await {
+            Ok(Acknowledgement::Committed(receipt)) => {
+                self.last_write = Some(receipt.lsn);
+                Ok(Some(receipt.lsn))
+            }
+            Ok(Acknowledgement::Buffered(outcome)) => {
+                debug_assert_eq!(durability, Durability::Buffered);
+                self.unsynced = Some(outcome);
+                Ok(None)
+            }
+            Err(error) => {
+                if let CommitError::NotYetReadable { lsn, .. } = &error {
+                    self.last_write = Some(*lsn);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// A buffered commit's LSN becomes known with the sync that covers it.
+    fn note_synced(&mut self) {
+        if let Some(outcome) = &mut self.unsynced
+            && let Ok(outcome) = outcome.try_recv()
+        {
+            if let Ok(receipt) = outcome {
+                self.last_write = self.last_write.max(Some(receipt.lsn));
+            }
+            self.unsynced = None;
+        }
+    }
+
+    /// A transaction that reads at `as_of`, or now, but not below what the session has asked for.
+    async fn snapshot(&self, as_of: Option<Lsn>) -> Result<Transaction, SqlError> {
+        let timeout = self.settings.min_lsn_timeout();
+        let at = match as_of {
+            Some(at) => {
+                self.engine.wait_visible(at, timeout).await?;
+                at
+            }
+            None => {
+                let min = self.settings.min_lsn().max(self.last_write.unwrap_or_default());
+                if min > self.engine.visible() {
+                    self.engine.wait_visible(min, timeout).await?;
+                }
+                self.engine.visible()
+            }
+        };
+        Transaction::begin(self.engine.folds(), at, self.engine.now_micros())
+    }
+
+    fn context(&self, read: Lsn) -> StatementContext<'_> {
+        let facts = facts(&self.engine, &self.settings, self.last_write, read);
+        StatementContext { engine: &self.engine, facts }
+    }
+}
+
+fn facts(engine: &Engine, settings: &Settings, last_write: Option<Lsn>, read: Lsn) -> SessionFacts {
+    SessionFacts { visible: engine.visible(), read, last_write, namespace: settings.namespace().to_owned() }
+}
+
+/// Does what a writing statement says, in a transaction.
+async fn apply(
+    context: &StatementContext<'_>,
+    transaction: &mut Transaction,
+    statement: &Statement,
+) -> Result<Done, SqlError> {
+    let counted = |tag: &str, rows: usize| Done { tag: format!("{tag} {rows}"), rows: Some(rows as u64), lsn: None };
+    match statement {
+        Statement::Insert(insert) => Ok(counted("INSERT 0", dml::insert(context, transaction, insert).await?)),
+        Statement::Update(update) => Ok(counted("UPDATE", dml::update(context, transaction, update).await?)),
+        Statement::Delete(delete) => Ok(counted("DELETE", dml::delete(context, transaction, delete).await?)),
+        Statement::CreateTable(create) => match ddl::create_table(context, transaction, create).await? {
+            Some(rows) => Ok(counted("SELECT", rows)),
+            None => Ok(Done::tag("CREATE TABLE")),
+        },
+        Statement::AlterTable(alter) => {
+            ddl::alter_table(context, transaction, alter).await?;
+            Ok(Done::tag("ALTER TABLE"))
+        }
+        Statement::Truncate(truncate) => {
+            ddl::truncate(context, transaction, truncate)?;
+            Ok(Done::tag("TRUNCATE TABLE"))
+        }
+        Statement::CreateSchema { schema_name, if_not_exists, .. } => {
+            ddl::create_schema(transaction, schema_name, *if_not_exists)?;
+            Ok(Done::tag("CREATE SCHEMA"))
+        }
+        Statement::Drop { object_type, if_exists, names, cascade, temporary: false, .. } => {
+            ddl::drop_objects(context, transaction, *object_type, names, *if_exists, *cascade)?;
+            Ok(Done::tag(format!("DROP {object_type}")))
+        }
+        other => Err(SqlError::internal(format!("{other} writes nothing"))),
+    }
+}
+
+/// A result of one column of text.
+fn one_column<'a>(name: &str, lines: impl Iterator<Item = &'a str>, lsn: Lsn) -> Result<RowStream, SqlError> {
+    let mut builder = types::ColumnBuilder::new(ElementType::Text.into());
+    for line in lines {
+        builder.append(Some(Value::Text(line)))?;
+    }
+    let schema = arrow::datatypes::Schema::new(vec![types::field(name, ElementType::Text.into(), false)]);
+    let batch = arrow::array::RecordBatch::try_new(std::sync::Arc::new(schema), vec![builder.finish()])?;
+    Ok(RowStream::of(batch, lsn))
+}
+
+/// A statement outside a transaction that loses a race is run again so often.
+const ATTEMPTS_MAX: usize = 10;
+/// How long a read waits for an LSN unless the session says otherwise.
+const MIN_LSN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,79 @@
+//! BEGIN, COMMIT, ROLLBACK.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use datafusion::sql::sqlparser::ast::{TransactionAccessMode, TransactionIsolationLevel, TransactionMode};
+use highwater_log::Lsn;
+
+use super::{Done, Session};
+use crate::error::SqlError;
+use crate::sqlstate;
+use crate::transaction::Transaction;
+
+/// Whether the session is in a transaction.
+pub(super) enum TransactionState {
+    None,
+    Open {
+        transaction: Box<Transaction>,
+        is_read_only: bool,
+        /// Set by a stream of rows that fails while it is read.
+        has_failed: Arc<AtomicBool>,
+        /// A statement runs. Found at the next one's beginning, it says that its future was dropped.
+        is_running: bool,
+    },
+    /// A statement failed; only its end is left.
+    Failed,
+}
+
+impl Session {
+    pub(super) async fn begin(&mut self, modes: &[TransactionMode], as_of: Option<Lsn>) -> Result<Done, SqlError> {
+        if !matches!(self.state, TransactionState::None) {
+            let message = "there is already a transaction in progress";
+            return Err(SqlError::new(sqlstate::ACTIVE_TRANSACTION, message));
+        }
+        let mut is_read_only = self.settings.is_read_only();
+        for mode in modes {
+            match mode {
+                TransactionMode::AccessMode(mode) => is_read_only = *mode == TransactionAccessMode::ReadOnly,
+                TransactionMode::IsolationLevel(level) => check_isolation(*level)?,
+            }
+        }
+        if as_of.is_some() && !is_read_only {
+            return Err(SqlError::unsupported("AS OF LSN for a transaction that may write (say READ ONLY)"));
+        }
+        let transaction = Box::new(self.snapshot(as_of).await?);
+        self.state = TransactionState::Open { transaction, is_read_only, has_failed: Arc::default(), is_running: false };
+        Ok(Done::tag("BEGIN"))
+    }
+
+    pub(super) async fn commit(&mut self) -> Result<Done, SqlError> {
+        match std::mem::replace(&mut self.state, TransactionState::None) {
+            TransactionState::None => {
+                Err(SqlError::new(sqlstate::NO_ACTIVE_TRANSACTION, "there is no transaction in progress"))
+            }
+            // As PostgreSQL answers the COMMIT of a transaction that has failed.
+            TransactionState::Failed => Ok(Done::tag("ROLLBACK")),
+            TransactionState::Open { transaction, .. } => {
+                let lsn = self.commit_transaction(*transaction).await?;
+                Ok(Done { lsn, ..Done::tag("COMMIT") })
+            }
+        }
+    }
+
+    pub(super) fn rollback(&mut self) -> Done {
+        self.state = TransactionState::None;
+        Done::tag("ROLLBACK")
+    }
+}
+
+/// READ COMMITTED and weaker are given REPEATABLE READ, as SHOW says.
+pub(super) fn check_isolation(level: TransactionIsolationLevel) -> Result<(), SqlError> {
+    match level {
+        TransactionIsolationLevel::Serializable => Err(SqlError::unsupported("SERIALIZABLE")),
+        TransactionIsolationLevel::Snapshot => Err(SqlError::syntax("SNAPSHOT is no isolation level")),
+        TransactionIsolationLevel::ReadUncommitted
+        | TransactionIsolationLevel::ReadCommitted
+        | TransactionIsolationLevel::RepeatableRead => Ok(()),
+    }
+}

@@ -1,0 +1,208 @@
+//! What every statement is run with, and how its queries are planned and run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::sql::parser::Statement as PlannerStatement;
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Query, Statement};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
+use highwater_log::Lsn;
+
+use crate::catalog::QualifiedName;
+use crate::engine::Engine;
+use crate::error::SqlError;
+use crate::names::{ResultNames, folded};
+use crate::providers::StatementCatalog;
+use crate::rewrite::{SessionFacts, rewrite};
+use crate::transaction::Transaction;
+use crate::types;
+
+/// A result, batch by batch, each made when it is asked for. Dropping it ends the query.
+pub struct RowStream {
+    schema: SchemaRef,
+    lsn: Lsn,
+    batches: std::pin::Pin<Box<dyn Stream<Item = Result<RecordBatch, SqlError>> + Send>>,
+    /// Set when the stream fails: the transaction that it is of has failed.
+    has_failed: Arc<AtomicBool>,
+}
+
+impl RowStream {
+    /// A result that is there already.
+    pub(crate) fn of(batch: RecordBatch, lsn: Lsn) -> Self {
+        Self {
+            schema: batch.schema(),
+            lsn,
+            batches: Box::pin(futures::stream::iter([Ok(batch)])),
+            has_failed: Arc::default(),
+        }
+    }
+
+    /// Its columns; each field carries its column type (see [`crate::types`]).
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The LSN that was read at.
+    #[must_use]
+    pub const fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// All batches.
+    ///
+    /// # Errors
+    /// The first error of the stream.
+    pub async fn collect(self) -> Result<Vec<RecordBatch>, SqlError> {
+        self.try_collect().await
+    }
+
+    /// Has a flag set when the stream fails.
+    pub(crate) fn telling(mut self, has_failed: &Arc<AtomicBool>) -> Self {
+        self.has_failed = Arc::clone(has_failed);
+        self
+    }
+}
+
+impl Stream for RowStream {
+    type Item = Result<RecordBatch, SqlError>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let polled = self.batches.as_mut().poll_next(context);
+        if matches!(polled, std::task::Poll::Ready(Some(Err(_)))) {
+            self.has_failed.store(true, Ordering::Release);
+        }
+        polled
+    }
+}
+
+impl std::fmt::Debug for RowStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RowStream").field("schema", &self.schema).field("lsn", &self.lsn).finish_non_exhaustive()
+    }
+}
+
+/// What a statement is run with.
+pub(crate) struct StatementContext<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) facts: SessionFacts,
+}
+
+impl StatementContext<'_> {
+    /// The name that a statement means, in the session's schema unless it says another.
+    pub(crate) fn resolve(&self, name: &ObjectName) -> Result<QualifiedName, SqlError> {
+        let part = |part: &datafusion::sql::sqlparser::ast::ObjectNamePart| {
+            part.as_ident().map(folded).ok_or_else(|| SqlError::syntax(format!("{name} is no name")))
+        };
+        match &name.0[..] {
+            [name] => Ok(QualifiedName { namespace: self.facts.namespace.clone(), name: part(name)? }),
+            [namespace, name] => Ok(QualifiedName { namespace: part(namespace)?, name: part(name)? }),
+            [catalog, namespace, name] if part(catalog)? == crate::providers::CATALOG => {
+                Ok(QualifiedName { namespace: part(namespace)?, name: part(name)? })
+            }
+            _ => Err(SqlError::unsupported(&format!("a reference to another database ({name})"))),
+        }
+    }
+
+    /// Runs a query in a transaction.
+    pub(crate) async fn query(
+        &self,
+        transaction: &Transaction,
+        mut query: Query,
+        target: Option<QualifiedName>,
+    ) -> Result<RowStream, SqlError> {
+        let names = ResultNames::note(&mut query);
+        let planned = self.plan(transaction, query, target)?;
+        let stream = execute_stream(planned.physical, planned.state.task_ctx())?;
+        named_stream(stream, &names, transaction.at())
+    }
+
+    /// Runs a query that we wrote ourselves, and gathers its rows.
+    pub(crate) async fn collect(
+        &self,
+        transaction: &Transaction,
+        sql: &str,
+        target: Option<QualifiedName>,
+    ) -> Result<Vec<RecordBatch>, SqlError> {
+        let query = parse_own_query(sql)?;
+        let planned = self.plan(transaction, query, target)?;
+        let stream = execute_stream(planned.physical, planned.state.task_ctx())?;
+        named_stream(stream, &ResultNames::default(), transaction.at())?.collect().await
+    }
+
+    /// Plans a query.
+    pub(crate) fn plan(
+        &self,
+        transaction: &Transaction,
+        mut query: Query,
+        target: Option<QualifiedName>,
+    ) -> Result<Planned, SqlError> {
+        let catalog = StatementCatalog { view: transaction.catalog.clone(), source: transaction.source(), target };
+        let planner = self.engine.planner(catalog, &self.facts.namespace, transaction.started_micros());
+        // The tree of a long statement is deep, and so is the recursion over it. Nothing here waits for anything.
+        stacker::maybe_grow(STACK_LEFT_MIN, PLANNING_STACK_BYTES, || {
+            rewrite(&mut query, &self.facts, &|name| planner.aggregate_functions().contains_key(name))?;
+            ResultNames::make_unlike(&mut query);
+            let statement = PlannerStatement::Statement(Box::new(Statement::Query(Box::new(query))));
+            let planning = async {
+                let logical = planner.statement_to_plan(statement).await?;
+                if !is_query(&logical) {
+                    return Err(SqlError::unsupported("a query that writes"));
+                }
+                let logical = planner.optimize(&logical)?;
+                let physical = planner.query_planner().create_physical_plan(&logical, &planner).await?;
+                Ok((logical, physical))
+            };
+            let (logical, physical) =
+                planning.now_or_never().ok_or_else(|| SqlError::internal("planning had to wait"))??;
+            Ok(Planned { logical, physical, state: planner.clone() })
+        })
+    }
+}
+
+/// A query, planned.
+pub(crate) struct Planned {
+    pub(crate) logical: LogicalPlan,
+    pub(crate) physical: Arc<dyn ExecutionPlan>,
+    pub(crate) state: SessionState,
+}
+
+fn is_query(plan: &LogicalPlan) -> bool {
+    !matches!(plan, LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_))
+}
+
+pub(crate) fn parse_own_query(sql: &str) -> Result<Query, SqlError> {
+    let mut statements = crate::parser::parse(sql)?;
+    match statements.pop().map(|parsed| parsed.statement) {
+        Some(Statement::Query(query)) => Ok(*query),
+        _ => Err(SqlError::internal(format!("not a query: {sql}"))),
+    }
+}
+
+fn named_stream(stream: SendableRecordBatchStream, names: &ResultNames, lsn: Lsn) -> Result<RowStream, SqlError> {
+    let planned = stream.schema();
+    let canonical = types::canonical_schema(&planned)?;
+    let named = names.of(&planned).into_iter().zip(canonical.fields());
+    let fields: Vec<Field> = named.map(|(name, field)| Field::clone(field).with_name(name)).collect();
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let batch_schema = Arc::clone(&schema);
+    let batches = stream.map(move |batch| types::canonical_batch(&batch?, &batch_schema));
+    Ok(RowStream { schema, lsn, batches: Box::pin(batches), has_failed: Arc::default() })
+}
+
+/// An identifier, quoted.
+pub(crate) fn quoted(name: &str) -> Ident {
+    Ident::with_quote('"', name)
+}
+
+const STACK_LEFT_MIN: usize = 1536 * 1024;
+const PLANNING_STACK_BYTES: usize = 64 * 1024 * 1024;

@@ -1,0 +1,269 @@
+//! A transaction: a snapshot, what it has written over it, and the write set that this becomes.
+
+mod write_set;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use highwater_log::Lsn;
+use highwater_log::key;
+use highwater_log::position::{RowId, StorageId};
+use highwater_log::sequencer::Precondition;
+use highwater_materializers::{Materialized, StoredRow, Table, Uniqueness};
+
+use crate::catalog::CatalogView;
+use crate::error::SqlError;
+use crate::rows::{RowSource, RowWrite, SeenRow, Writes};
+use crate::sqlstate;
+
+/// A transaction under snapshot isolation: all its reads are at one LSN, with its own writes over it.
+pub(crate) struct Transaction {
+    pub(crate) catalog: CatalogView,
+    started_micros: u64,
+    source: RowSource,
+    positions: BTreeMap<Bytes, Bytes>,
+    conditions: Vec<Precondition>,
+    next_provisional_row: u64,
+}
+
+/// A change of one row by a statement.
+pub(crate) enum RowChange {
+    Insert { after: Vec<u8> },
+    Update { key: Bytes, after: Vec<u8> },
+    Delete { key: Bytes },
+}
+
+impl Transaction {
+    /// Begins at `at`; `now_micros` is what `now()` answers in it.
+    ///
+    /// # Errors
+    /// `HW001` when `at` lies below the history, `HW002` when it is not applied.
+    pub(crate) fn begin(folds: &Materialized, at: Lsn, now_micros: u64) -> Result<Self, SqlError> {
+        let pin = Arc::new(folds.kv().pin(at)?);
+        let catalog = Arc::clone(folds.catalog());
+        Ok(Self {
+            catalog: CatalogView::new(Arc::clone(&catalog), at),
+            started_micros: now_micros,
+            source: RowSource { pin, catalog, writes: Arc::default() },
+            positions: BTreeMap::new(),
+            conditions: Vec::new(),
+            next_provisional_row: PROVISIONAL_ROWS_FROM,
+        })
+    }
+
+    /// The LSN of its reads.
+    pub(crate) fn at(&self) -> Lsn {
+        self.catalog.at()
+    }
+
+    /// When it began, in microseconds since 1970.
+    pub(crate) const fn started_micros(&self) -> u64 {
+        self.started_micros
+    }
+
+    /// The rows as it sees them now.
+    pub(crate) fn source(&self) -> RowSource {
+        self.source.clone()
+    }
+
+    /// Whether it has anything to commit.
+    pub(crate) fn has_writes(&self) -> bool {
+        self.catalog.has_own()
+            || !self.positions.is_empty()
+            || self.source.writes.rows.values().any(|rows| !rows.is_empty())
+    }
+
+    /// Notes how far something outside has come, to be committed with the rest.
+    pub(crate) fn put_position(&mut self, of: Bytes, position: Bytes) {
+        self.positions.insert(of, position);
+    }
+
+    /// Makes the commit depend on one more condition.
+    pub(crate) fn demand(&mut self, condition: Precondition) {
+        self.conditions.push(condition);
+    }
+
+    /// Changes rows of a table, all of them or, after an error, none. A key that the changes name twice is changed once, as the first
+    /// says.
+    ///
+    /// # Errors
+    /// `23505`.
+    pub(crate) fn write(&mut self, table: &Arc<Table>, changes: Vec<RowChange>) -> Result<usize, SqlError> {
+        let mut delta = Delta::new(table, &self.source);
+        let mut arriving = Vec::with_capacity(changes.len());
+        let mut count = 0;
+        for change in changes {
+            match change {
+                RowChange::Insert { after } => arriving.push((None, after)),
+                RowChange::Update { key, after } => {
+                    if delta.leave(&key)? {
+                        arriving.push((Some(key), after));
+                        count += 1;
+                    }
+                }
+                RowChange::Delete { key } => count += usize::from(delta.leave(&key)?),
+            }
+        }
+        for (key, after) in arriving {
+            let row = SeenRow { bytes: after.into(), written: Arc::clone(table) };
+            let provisional = || RowId::new(self.next_provisional_row);
+            if key.is_none() {
+                count += 1;
+            }
+            delta.arrive(key, row, provisional())?;
+            self.next_provisional_row += 1;
+        }
+        let Delta { rows, codes, .. } = delta;
+        let writes = Arc::make_mut(&mut self.source.writes);
+        let own = writes.rows.entry(table.schema().storage).or_default();
+        for (key, (before, after)) in rows {
+            let before = match own.get(&key) {
+                Some(write) => write.before.clone(),
+                None => before,
+            };
+            if before.is_none() && after.is_none() {
+                own.remove(&key);
+            } else {
+                own.insert(key, RowWrite { before, after });
+            }
+        }
+        for (index, changed) in codes {
+            writes.codes.entry(index).or_default().extend(changed);
+        }
+        Ok(count)
+    }
+
+    /// Forgets what it wrote to a table whose rows are gone.
+    pub(crate) fn forget_rows(&mut self, table: &Table) {
+        let writes = Arc::make_mut(&mut self.source.writes);
+        writes.rows.remove(&table.schema().storage);
+        for unique in table.uniques() {
+            writes.codes.remove(&unique.storage);
+        }
+    }
+
+    /// Its state at a statement's beginning, to go back to when the statement fails.
+    pub(crate) fn savepoint(&self) -> (CatalogView, Arc<Writes>) {
+        (self.catalog.clone(), Arc::clone(&self.source.writes))
+    }
+
+    pub(crate) fn restore(&mut self, (catalog, writes): (CatalogView, Arc<Writes>)) {
+        self.catalog = catalog;
+        self.source.writes = writes;
+    }
+}
+
+/// What a statement does to a table, over what the transaction did before.
+struct Delta<'a> {
+    table: &'a Arc<Table>,
+    source: &'a RowSource,
+    rows: BTreeMap<Bytes, (Option<StoredRow>, Option<SeenRow>)>,
+    codes: HashMap<StorageId, HashMap<Bytes, bool>>,
+}
+
+impl<'a> Delta<'a> {
+    fn new(table: &'a Arc<Table>, source: &'a RowSource) -> Self {
+        Self { table, source, rows: BTreeMap::new(), codes: HashMap::new() }
+    }
+
+    /// Takes the row of this key away; `false`: the statement has done so already, or there is none.
+    fn leave(&mut self, key: &Bytes) -> Result<bool, SqlError> {
+        if self.rows.contains_key(key) {
+            return Ok(false);
+        }
+        let own = self.source.writes.rows.get(&self.table.schema().storage).and_then(|rows| rows.get(key));
+        let (before, current) = match own {
+            Some(write) => (write.before.clone(), write.after.clone()),
+            None => {
+                let before = self.source.stored(self.table, key)?;
+                let current = before.clone().map(|row| self.source.seen(self.table, row.bytes)).transpose()?;
+                (before, current)
+            }
+        };
+        let Some(current) = current else { return Ok(false) };
+        for (index, code) in self.codes_of(&current, key)? {
+            self.codes.entry(index).or_default().insert(code, false);
+        }
+        self.rows.insert(key.clone(), (before, None));
+        Ok(true)
+    }
+
+    /// Puts a row in. `key` is the one that it had; a new row of a table without key gets `provisional`.
+    fn arrive(&mut self, key: Option<Bytes>, row: SeenRow, provisional: RowId) -> Result<(), SqlError> {
+        let is_keyless = self.table.schema().primary_key.is_empty();
+        let key = match key {
+            Some(key) if is_keyless => key,
+            _ => self.table.row_key(&row.view(self.table)?, provisional)?,
+        };
+        if key.len() > key::KEY_BYTES_MAX {
+            return Err(SqlError::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, "the key is too long"));
+        }
+        for (index, code) in self.codes_of(&row, &key)? {
+            let is_taken = match self.codes.get(&index).and_then(|codes| codes.get(&code)) {
+                Some(is_taken) => *is_taken,
+                None => self.source.has_code(index, &code)?,
+            };
+            if is_taken {
+                return Err(self.duplicate(Some(index)));
+            }
+            self.codes.entry(index).or_default().insert(code, true);
+        }
+        let before = match self.rows.get(&key) {
+            Some((_, Some(_))) => return Err(self.duplicate(None)),
+            Some((before, None)) => before.clone(),
+            None if is_keyless => None,
+            None => {
+                let own = self.source.writes.rows.get(&self.table.schema().storage).and_then(|rows| rows.get(&key));
+                let (before, is_there) = match own {
+                    Some(write) => (write.before.clone(), write.after.is_some()),
+                    None => {
+                        let before = self.source.stored(self.table, &key)?;
+                        let is_there = before.is_some();
+                        (before, is_there)
+                    }
+                };
+                if is_there {
+                    return Err(self.duplicate(None));
+                }
+                before
+            }
+        };
+        self.rows.insert(key, (before, Some(row)));
+        Ok(())
+    }
+
+    /// The entries of a row in the unique indexes, where they exclude others.
+    fn codes_of(&self, row: &SeenRow, key: &Bytes) -> Result<Vec<(StorageId, Bytes)>, SqlError> {
+        unique_codes(self.table, row, key)
+    }
+
+    fn duplicate(&self, index: Option<StorageId>) -> SqlError {
+        let schema = self.table.schema();
+        let unique =
+            schema.uniques.iter().find(|unique| Some(unique.storage) == index).map(|unique| unique.name.clone());
+        let name =
+            unique.or_else(|| schema.primary_key_name.clone()).unwrap_or_else(|| format!("{}_pkey", schema.name));
+        let message = format!("duplicate key value violates unique constraint \"{name}\"");
+        SqlError::new(sqlstate::UNIQUE_VIOLATION, message)
+    }
+}
+
+/// The entries of a row in a table's unique indexes, where they exclude others.
+fn unique_codes(table: &Table, row: &SeenRow, key: &Bytes) -> Result<Vec<(StorageId, Bytes)>, SqlError> {
+    if table.uniques().is_empty() {
+        return Ok(Vec::new());
+    }
+    let view = row.view(table)?;
+    let mut codes = Vec::new();
+    for unique in table.uniques() {
+        let (code, uniqueness) = table.unique_key(unique, &view, key)?;
+        if uniqueness == Uniqueness::Unique {
+            codes.push((unique.storage, code));
+        }
+    }
+    Ok(codes)
+}
+
+/// Rows that have no id yet sort behind all that have one.
+const PROVISIONAL_ROWS_FROM: u64 = 1 << 63;

@@ -1,0 +1,261 @@
+//! A transaction's writes as the sequencer takes them: net changes, keys, and the conditions under which they are right.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use highwater_log::Change;
+use highwater_log::position::{RowId, SchemaVersion, StorageId};
+use highwater_log::row::Row;
+use highwater_log::schema::{CatalogEntry, TableSchema};
+use highwater_log::sequencer::{
+    CATALOG_SPACE, Durability, KeyName, KeyRange, KeyWrite, Precondition, WriteSet, catalog_key, catalog_name_key,
+};
+use highwater_materializers::{StoredRow, Table, TableRow};
+
+use super::{Transaction, unique_codes};
+use crate::catalog::OwnEntry;
+use crate::error::SqlError;
+use crate::rows::{RowWrite, SeenRow};
+
+impl Transaction {
+    /// The write set that commits the transaction; empty when it changed nothing in the end.
+    ///
+    /// # Errors
+    /// `XX001` when a stored row is damaged.
+    pub(crate) fn into_write_set(self, durability: Durability) -> Result<WriteSet, SqlError> {
+        let mut builder = Builder { set: WriteSet { durability, ..WriteSet::default() }, ..Builder::default() };
+        let tables = builder.put_catalog(&self)?;
+        let mut by_storage: Vec<_> = self.source.writes.rows.iter().collect();
+        by_storage.sort_unstable_by_key(|(storage, _)| **storage);
+        for (storage, rows) in by_storage {
+            if rows.is_empty() {
+                continue;
+            }
+            let table = tables.iter().find(|table| table.schema().storage == *storage);
+            // Rows of a storage that no table has any more went with it.
+            if let Some(table) = table {
+                builder.put_rows(&self, table, rows)?;
+            }
+        }
+        builder.set.preconditions.extend(self.conditions);
+        for (of, position) in self.positions {
+            builder.positions.push(Change::Position { of, position });
+        }
+        Ok(builder.finish())
+    }
+}
+
+#[derive(Default)]
+struct Builder {
+    set: WriteSet,
+    catalog: Vec<Change>,
+    truncations: Vec<Change>,
+    deletes: Vec<Change>,
+    updates: Vec<Change>,
+    inserts: Vec<Change>,
+    positions: Vec<Change>,
+    /// For inserts into tables without a key: storage, and place among the inserts.
+    keyless: Vec<(StorageId, usize)>,
+}
+
+impl Builder {
+    /// Adds the catalog's changes; returns all tables as they are after the commit.
+    fn put_catalog(&mut self, transaction: &Transaction) -> Result<Vec<Arc<Table>>, SqlError> {
+        let view = &transaction.catalog;
+        let (at, shared) = (view.at(), view.shared());
+        let mut tables: Vec<Arc<Table>> = shared
+            .tables(at)
+            .into_iter()
+            .filter(|table| !view.own().contains_key(&table.schema().id.value()))
+            .collect();
+        // Names that are given up, unless they are taken again.
+        let mut names: BTreeMap<Bytes, bool> = BTreeMap::new();
+        let mut has_changes = false;
+        for (object, entry) in view.own() {
+            let old_table = shared.tables(at).into_iter().find(|table| table.schema().id.value() == *object);
+            let old_name = match &old_table {
+                Some(table) => Some(catalog_name_key(&table.schema().namespace, &table.schema().name)),
+                None => shared.namespace(*object, at).map(|name| catalog_name_key(&name, "")),
+            };
+            if entry.is_none() && old_name.is_none() {
+                // Made and dropped within the transaction.
+                continue;
+            }
+            has_changes = true;
+            if let Some(name) = old_name {
+                names.entry(name).or_insert(false);
+            }
+            self.set.keys.push(catalog_write(catalog_key(*object), entry.is_some()));
+            match entry {
+                None => self.catalog.push(Change::Catalog { object: *object, entry: None }),
+                Some(own @ OwnEntry::Namespace(namespace)) => {
+                    names.insert(catalog_name_key(&namespace.name, ""), true);
+                    let entry = Some(own.to_entry().to_json().into());
+                    self.catalog.push(Change::Catalog { object: *object, entry });
+                }
+                Some(OwnEntry::Table { table, is_truncated }) => {
+                    let version = old_table.as_ref().map_or(SchemaVersion::new(1), |old| old.schema().version.next());
+                    let schema = TableSchema { version, ..table.schema().clone() };
+                    names.insert(catalog_name_key(&schema.namespace, &schema.name), true);
+                    tables.push(Arc::new(Table::new(schema.clone(), at.next())));
+                    let entry: Bytes = CatalogEntry::Table(schema).to_json().into();
+                    if *is_truncated && old_table.is_some() {
+                        self.truncations.push(Change::Truncate { table: table.schema().id, entry });
+                    } else {
+                        self.catalog.push(Change::Catalog { object: *object, entry: Some(entry) });
+                    }
+                }
+            }
+        }
+        for (name, is_present) in names {
+            self.set.keys.push(catalog_write(name, is_present));
+        }
+        if has_changes {
+            // Changes of the catalog are rare: each is made on the one before it.
+            let range = KeyRange { start: Bytes::new(), end: None };
+            self.set.preconditions.push(Precondition::RangeUnchanged { space: CATALOG_SPACE, range, since: at });
+        }
+        Ok(tables)
+    }
+
+    fn put_rows(
+        &mut self,
+        transaction: &Transaction,
+        table: &Arc<Table>,
+        rows: &BTreeMap<Bytes, RowWrite>,
+    ) -> Result<(), SqlError> {
+        let id = table.schema().id;
+        let storage = table.schema().storage;
+        if !transaction.catalog.own().contains_key(&id.value()) {
+            self.set.preconditions.push(Precondition::SchemaAt { table: id, version: table.written() });
+        }
+        let is_keyless = table.schema().primary_key.is_empty();
+        let mut old_codes: HashMap<StorageId, BTreeSet<Bytes>> = HashMap::new();
+        let mut new_codes: HashMap<StorageId, BTreeSet<Bytes>> = HashMap::new();
+        for (key, write) in rows {
+            let after = write.after.as_ref().map(|row| under(table, row)).transpose()?;
+            match (&write.before, after) {
+                (None, None) => continue,
+                (None, Some(row)) => {
+                    note_codes(table, &row, key, &mut new_codes)?;
+                    if is_keyless {
+                        self.keyless.push((storage, self.inserts.len()));
+                    } else {
+                        self.set.preconditions.push(Precondition::Absent { space: storage, key: key.clone() });
+                        self.set.keys.push(row_write(storage, key, true));
+                    }
+                    self.inserts.push(Change::Insert { table: id, row: RowId::default(), after: row.bytes });
+                }
+                (Some(before), None) => {
+                    let old = transaction.source.seen(table, before.bytes.clone())?;
+                    note_codes(table, &old, key, &mut old_codes)?;
+                    self.depend_on(storage, key, before);
+                    self.set.keys.push(row_write(storage, key, false));
+                    self.deletes.push(Change::Delete { table: id, row: before.id, before: before.bytes.clone() });
+                }
+                (Some(before), Some(row)) => {
+                    let old = transaction.source.seen(table, before.bytes.clone())?;
+                    let Some(changed) = changed_columns(table, &old, &row)? else { continue };
+                    note_codes(table, &old, key, &mut old_codes)?;
+                    note_codes(table, &row, key, &mut new_codes)?;
+                    self.depend_on(storage, key, before);
+                    self.set.keys.push(row_write(storage, key, true));
+                    let (row, before) = (before.id, before.bytes.clone());
+                    self.updates.push(Change::Update { table: id, row, before, changed: changed.into() });
+                }
+            }
+        }
+        let (empty_old, empty_new) = (BTreeSet::new(), BTreeSet::new());
+        for unique in table.uniques() {
+            let old = old_codes.get(&unique.storage).unwrap_or(&empty_old);
+            let new = new_codes.get(&unique.storage).unwrap_or(&empty_new);
+            for code in new.difference(old) {
+                self.set.preconditions.push(Precondition::Absent { space: unique.storage, key: code.clone() });
+            }
+            for code in old.union(new) {
+                self.set.keys.push(row_write(unique.storage, code, new.contains(code)));
+            }
+        }
+        Ok(())
+    }
+
+    fn depend_on(&mut self, storage: StorageId, key: &Bytes, before: &StoredRow) {
+        self.set.preconditions.push(Precondition::AtVersion {
+            space: storage,
+            key: key.clone(),
+            version: before.version,
+        });
+    }
+
+    fn finish(self) -> WriteSet {
+        let mut set = self.set;
+        let inserts_from = self.catalog.len() + self.truncations.len() + self.deletes.len() + self.updates.len();
+        for (space, place) in self.keyless {
+            set.keys.push(KeyWrite { space, key: KeyName::RowOf(inserts_from + place), is_present: true });
+        }
+        set.changes =
+            [self.catalog, self.truncations, self.deletes, self.updates, self.inserts, self.positions].concat();
+        set
+    }
+}
+
+/// The row in the layout of the table as the commit leaves it.
+fn under(table: &Arc<Table>, row: &SeenRow) -> Result<SeenRow, SqlError> {
+    if row.written.layout() == table.layout() {
+        return Ok(SeenRow { bytes: row.bytes.clone(), written: Arc::clone(table) });
+    }
+    let values = row.view(table)?.values()?;
+    let mut bytes = Vec::with_capacity(row.bytes.len() + 16);
+    table.layout().encode(&values, &mut bytes)?;
+    Ok(SeenRow { bytes: bytes.into(), written: Arc::clone(table) })
+}
+
+/// The columns in which two rows differ, as a partial row; `None`: in none.
+fn changed_columns(table: &Table, old: &SeenRow, new: &SeenRow) -> Result<Option<Vec<u8>>, SqlError> {
+    let old = old.view(table)?;
+    let new = TableRow::new(Row::parse(table.layout(), &new.bytes)?, table);
+    let mut differing = Vec::new();
+    for place in 0..table.layout().columns().len() {
+        let value = new.value(place)?;
+        // Bit by bit: a NaN is a NaN, and 0 is not −0.
+        let is_same = match (&old.value(place)?, &value) {
+            (Some(highwater_log::value::Value::Double(a)), Some(highwater_log::value::Value::Double(b))) => {
+                a.to_bits() == b.to_bits()
+            }
+            (Some(highwater_log::value::Value::Real(a)), Some(highwater_log::value::Value::Real(b))) => {
+                a.to_bits() == b.to_bits()
+            }
+            (a, b) => a == b,
+        };
+        if !is_same {
+            differing.push((place, value));
+        }
+    }
+    if differing.is_empty() {
+        return Ok(None);
+    }
+    let mut partial = Vec::new();
+    table.layout().encode_partial(&differing, &mut partial)?;
+    Ok(Some(partial))
+}
+
+fn note_codes(
+    table: &Table,
+    row: &SeenRow,
+    key: &Bytes,
+    codes: &mut HashMap<StorageId, BTreeSet<Bytes>>,
+) -> Result<(), SqlError> {
+    for (index, code) in unique_codes(table, row, key)? {
+        codes.entry(index).or_default().insert(code);
+    }
+    Ok(())
+}
+
+fn row_write(space: StorageId, key: &Bytes, is_present: bool) -> KeyWrite {
+    KeyWrite { space, key: KeyName::Bytes(key.clone()), is_present }
+}
+
+fn catalog_write(key: Bytes, is_present: bool) -> KeyWrite {
+    KeyWrite { space: CATALOG_SPACE, key: KeyName::Bytes(key), is_present }
+}

@@ -1,0 +1,215 @@
+//! Writing without SQL: for sources, which have rows and no statements.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use highwater_log::Lsn;
+use highwater_log::commit::ProducerSequence;
+use highwater_log::position::RowId;
+use highwater_log::row::Row;
+use highwater_log::sequencer::{Acknowledgement, Durability, KeyRange};
+use highwater_log::value::OwnedValue;
+use highwater_materializers::{Catalog, Table, TableRow};
+
+use crate::catalog::QualifiedName;
+use crate::ddl::{self, ColumnDefinition, TableDefinition};
+use crate::dml::{default_value, encode_row};
+use crate::engine::Engine;
+use crate::error::SqlError;
+use crate::rewrite::SessionFacts;
+use crate::statement::StatementContext;
+use crate::transaction::{RowChange, Transaction};
+
+/// A transaction that a source fills: rows, tables, and how far the source has come, in one commit.
+///
+/// Values of a row stand in the order of the table's layout ([`Table::layout`]). Inserts of one table are gathered and applied when
+/// something else comes; everything is seen by what comes after it.
+pub struct Write {
+    engine: Engine,
+    transaction: Transaction,
+    inserts: Option<(Arc<Table>, Vec<RowChange>)>,
+}
+
+impl Write {
+    pub(crate) fn begin(engine: Engine) -> Result<Self, SqlError> {
+        let transaction = Transaction::begin(engine.folds(), engine.visible(), engine.now_micros())?;
+        Ok(Self { engine, transaction, inserts: None })
+    }
+
+    /// The table of this name, as the transaction sees it.
+    #[must_use]
+    pub fn table(&self, name: &QualifiedName) -> Option<Arc<Table>> {
+        self.transaction.catalog.find(name)
+    }
+
+    /// How far something outside has come, by what the database holds.
+    ///
+    /// # Errors
+    /// `XX001` when the rows cannot be read.
+    pub fn position(&self, of: &[u8]) -> Result<Option<Bytes>, SqlError> {
+        Ok(self.engine.folds().kv().position(of, self.transaction.at())?)
+    }
+
+    /// Notes how far something outside has come, in this commit.
+    pub fn put_position(&mut self, of: Bytes, position: Bytes) {
+        self.transaction.put_position(of, position);
+    }
+
+    /// Creates a table, and its schema where that is missing too.
+    ///
+    /// # Errors
+    /// As CREATE TABLE.
+    pub fn create_table(&mut self, name: &QualifiedName, definition: &TableDefinition) -> Result<Arc<Table>, SqlError> {
+        self.apply_inserts()?;
+        if name.namespace != Catalog::PUBLIC && self.transaction.catalog.namespace_id(&name.namespace).is_none() {
+            let object = self.transaction.catalog.take_id();
+            self.transaction.catalog.put_namespace(object, &name.namespace);
+        }
+        ddl::define_table(&mut self.transaction, name, definition)
+    }
+
+    /// Adds a column, whose DEFAULT is what older rows hold.
+    ///
+    /// # Errors
+    /// As ALTER TABLE … ADD COLUMN.
+    pub async fn add_column(&mut self, table: &Arc<Table>, column: &ColumnDefinition) -> Result<Arc<Table>, SqlError> {
+        self.apply_inserts()?;
+        let context = StatementContext { engine: &self.engine, facts: facts(&self.engine) };
+        ddl::append_column(&context, &mut self.transaction, table, column).await
+    }
+
+    /// What a column's DEFAULT is now, by the column's place in the declaration.
+    ///
+    /// # Errors
+    /// Those of the expression.
+    pub async fn default_value(&self, table: &Table, place: usize) -> Result<Option<OwnedValue>, SqlError> {
+        let context = StatementContext { engine: &self.engine, facts: facts(&self.engine) };
+        default_value(&context, &self.transaction, table, place).await
+    }
+
+    /// Takes all rows of a table away.
+    ///
+    /// # Errors
+    /// `XX001` when the rows cannot be read.
+    pub fn truncate(&mut self, table: &Arc<Table>) -> Result<Arc<Table>, SqlError> {
+        self.apply_inserts()?;
+        Ok(ddl::truncate_table(&mut self.transaction, table))
+    }
+
+    /// Inserts a row.
+    ///
+    /// # Errors
+    /// `23502`; `23505`, perhaps later, from whatever comes next.
+    pub fn insert(&mut self, table: &Arc<Table>, values: &[Option<OwnedValue>]) -> Result<(), SqlError> {
+        let after = encode_row(table, values)?;
+        if self.inserts.as_ref().is_some_and(|(gathered, _)| !Arc::ptr_eq(gathered, table)) {
+            self.apply_inserts()?;
+        }
+        let (_, changes) = self.inserts.get_or_insert_with(|| (Arc::clone(table), Vec::new()));
+        changes.push(RowChange::Insert { after });
+        Ok(())
+    }
+
+    /// Replaces the row of this key; `false`: there is none.
+    ///
+    /// # Errors
+    /// `23502`, `23505`.
+    pub fn update(&mut self, table: &Arc<Table>, key: Bytes, values: &[Option<OwnedValue>]) -> Result<bool, SqlError> {
+        self.apply_inserts()?;
+        let after = encode_row(table, values)?;
+        Ok(self.transaction.write(table, vec![RowChange::Update { key, after }])? > 0)
+    }
+
+    /// Deletes the row of this key; `false`: there is none.
+    ///
+    /// # Errors
+    /// `XX001` when the rows cannot be read.
+    pub fn delete(&mut self, table: &Arc<Table>, key: Bytes) -> Result<bool, SqlError> {
+        self.apply_inserts()?;
+        Ok(self.transaction.write(table, vec![RowChange::Delete { key }])? > 0)
+    }
+
+    /// The row of this key as it is now.
+    ///
+    /// # Errors
+    /// `XX001` when it cannot be read.
+    pub fn row(&mut self, table: &Arc<Table>, key: &[u8]) -> Result<Option<Vec<Option<OwnedValue>>>, SqlError> {
+        self.apply_inserts()?;
+        let Some(row) = self.transaction.source().row(table, key)? else { return Ok(None) };
+        let values = row.view(table)?.values()?;
+        Ok(Some(values.into_iter().map(|value| value.map(OwnedValue::from)).collect()))
+    }
+
+    /// Whether there is a row of this key. Inserts that are still gathered are not looked at: none of them may have it.
+    ///
+    /// # Errors
+    /// `XX001` when the rows cannot be read.
+    pub fn has_row(&self, table: &Arc<Table>, key: &[u8]) -> Result<bool, SqlError> {
+        Ok(self.transaction.source().row(table, key)?.is_some())
+    }
+
+    /// The key of a row of these values; only the key columns count.
+    ///
+    /// # Errors
+    /// `54000` for a key that is too long.
+    pub fn key_of(&self, table: &Table, values: &[Option<OwnedValue>]) -> Result<Bytes, SqlError> {
+        let borrowed: Vec<_> = values.iter().map(|value| value.as_ref().map(OwnedValue::as_value)).collect();
+        let mut bytes = Vec::new();
+        table.layout().encode(&borrowed, &mut bytes)?;
+        let view = TableRow::new(Row::parse(table.layout(), &bytes)?, table);
+        Ok(table.row_key(&view, RowId::default())?)
+    }
+
+    /// The key of a row of exactly these values, in a table without a primary key. Reads the whole table.
+    ///
+    /// # Errors
+    /// `XX001` when the rows cannot be read.
+    pub fn find(&mut self, table: &Arc<Table>, values: &[Option<OwnedValue>]) -> Result<Option<Bytes>, SqlError> {
+        self.apply_inserts()?;
+        let wanted: Vec<_> = values.iter().map(|value| value.as_ref().map(OwnedValue::as_value)).collect();
+        let everything = KeyRange { start: Bytes::new(), end: None };
+        for item in self.transaction.source().rows(table, &everything)? {
+            let (key, row) = item?;
+            if row.view(table)?.values()? == wanted {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there is anything to commit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inserts.is_none() && !self.transaction.has_writes()
+    }
+
+    /// Commits, durably, blocking the thread meanwhile: if nobody else is committing, it is this thread that does. With a `producer`,
+    /// a commit of the same sequence that stands already is the answer, and nothing is written.
+    ///
+    /// # Errors
+    /// [`SqlError`]; `HW003` when the outcome is unknown.
+    pub fn commit_blocking(mut self, producer: Option<ProducerSequence>) -> Result<Option<Lsn>, SqlError> {
+        self.apply_inserts()?;
+        let mut set = self.transaction.into_write_set(Durability::Synced)?;
+        if set.changes.is_empty() {
+            return Ok(None);
+        }
+        set.producer = producer;
+        match self.engine.sequencer().commit_blocking(set)? {
+            Acknowledgement::Committed(receipt) => Ok(Some(receipt.lsn)),
+            Acknowledgement::Buffered(_) => Err(SqlError::internal("a synced commit was asked for")),
+        }
+    }
+
+    fn apply_inserts(&mut self) -> Result<(), SqlError> {
+        if let Some((table, changes)) = self.inserts.take() {
+            self.transaction.write(&table, changes)?;
+        }
+        Ok(())
+    }
+}
+
+fn facts(engine: &Engine) -> SessionFacts {
+    let visible = engine.visible();
+    SessionFacts { visible, read: visible, last_write: None, namespace: Catalog::PUBLIC.to_owned() }
+}
