@@ -1,0 +1,3 @@
+//! Others' formats.
+
+pub mod debezium;

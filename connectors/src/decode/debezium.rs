@@ -1,0 +1,291 @@
+//! Debezium's change events as JSON lines: `{"topic", "key", "value"}`, with and without embedded schemas.
+//!
+//! Cells stay unread until the table's columns are known: without an embedded schema an event does not tell their types.
+
+mod cell;
+mod schema;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+pub use cell::{CellEncoding, CellError, decode_cell};
+pub use schema::EventSchema;
+
+/// What one line says.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// An upstream transaction begins.
+    Begin {
+        /// Its id, without the position behind it.
+        transaction: String,
+    },
+    /// An upstream transaction ends.
+    End(End),
+    /// A row changed.
+    Change(Box<Change<'a>>),
+    /// The null record that follows a delete: it says nothing new.
+    Tombstone,
+}
+
+/// The end of an upstream transaction.
+#[derive(Debug)]
+pub struct End {
+    /// Its id, without the position behind it.
+    pub transaction: String,
+    /// Where it ended in the upstream's log: what only grows from transaction to transaction.
+    pub lsn: u64,
+    /// How many change events it has.
+    pub event_count: u64,
+    /// How many of them are of which table (`schema.table`).
+    pub table_counts: Vec<(String, u64)>,
+}
+
+/// What happened to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// It was there when the snapshot was taken.
+    Read,
+    /// It was inserted.
+    Create,
+    /// It was updated.
+    Update,
+    /// It was deleted.
+    Delete,
+    /// All rows of the table went.
+    Truncate,
+}
+
+/// A change event.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// What happened.
+    pub operation: Operation,
+    /// Where it comes from.
+    pub source: Source<'a>,
+    /// The upstream transaction's id, where the event tells it; `None` without transaction metadata.
+    pub transaction: Option<String>,
+    /// The row's key, by columns.
+    pub key: Option<Cells<'a>>,
+    /// The row before; by the upstream's replica identity all of it, the key alone, or nothing.
+    pub before: Option<Cells<'a>>,
+    /// The row after.
+    pub after: Option<Cells<'a>>,
+    /// The embedded schema, where there is one.
+    pub schema: Option<Arc<EventSchema>>,
+}
+
+/// Cells by column name, in the event's order, unread.
+pub type Cells<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
+
+/// An event's `source`.
+#[derive(Debug, Deserialize)]
+pub struct Source<'a> {
+    /// The connector's logical name.
+    #[serde(borrow)]
+    pub name: Cow<'a, str>,
+    /// The database.
+    #[serde(borrow)]
+    pub db: Cow<'a, str>,
+    /// The schema.
+    #[serde(borrow, default)]
+    pub schema: Cow<'a, str>,
+    /// The table.
+    #[serde(borrow)]
+    pub table: Cow<'a, str>,
+    /// `true`, `first`, `last` and so on for rows of a snapshot.
+    #[serde(borrow, default)]
+    pub snapshot: Option<Cow<'a, str>>,
+    /// The event's position; of a snapshot, the snapshot's.
+    #[serde(default)]
+    pub lsn: Option<u64>,
+    /// The upstream's transaction number.
+    #[serde(rename = "txId", default)]
+    pub tx_id: Option<u64>,
+    /// `["lsn of the last commit", "lsn"]` in a string.
+    #[serde(borrow, default)]
+    pub sequence: Option<Cow<'a, str>>,
+}
+
+impl Source<'_> {
+    /// Where the last commit before this event's transaction ended, if the event tells it.
+    #[must_use]
+    pub fn last_commit_lsn(&self) -> Option<u64> {
+        let parts: Vec<Option<String>> = serde_json::from_str(self.sequence.as_deref()?).ok()?;
+        parts.into_iter().next()??.parse().ok()
+    }
+}
+
+/// A line that is no event.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not JSON, or not of an event's shape.
+    #[error("not a Debezium event: {0}")]
+    Shape(String),
+    /// An operation that tables here have no use for.
+    #[error("operation {0:?} is not supported")]
+    Operation(String),
+}
+
+impl From<serde_json::Error> for DecodeError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Shape(error.to_string())
+    }
+}
+
+/// Decodes lines; remembers the schemas that were embedded, which repeat from line to line.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    schemas: HashMap<String, (String, Arc<EventSchema>)>,
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow)]
+    topic: Cow<'a, str>,
+    #[serde(borrow, default)]
+    key: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    value: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Enveloped<'a> {
+    #[serde(borrow)]
+    schema: Option<&'a RawValue>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Payload<'a> {
+    #[serde(borrow, default)]
+    status: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    event_count: Option<u64>,
+    #[serde(borrow, default)]
+    data_collections: Option<Vec<Collection<'a>>>,
+    #[serde(borrow, default)]
+    op: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    source: Option<Source<'a>>,
+    #[serde(borrow, default)]
+    transaction: Option<TransactionBlock<'a>>,
+    #[serde(borrow, default)]
+    before: Option<schema::CellMap<'a>>,
+    #[serde(borrow, default)]
+    after: Option<schema::CellMap<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Collection<'a> {
+    #[serde(borrow)]
+    data_collection: Cow<'a, str>,
+    event_count: u64,
+}
+
+#[derive(Deserialize)]
+struct TransactionBlock<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+}
+
+impl Decoder {
+    /// What a line says.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode<'a>(&mut self, line: &'a str) -> Result<Event<'a>, DecodeError> {
+        let line: Line<'a> = serde_json::from_str(line)?;
+        let Some(value) = line.value else { return Ok(Event::Tombstone) };
+        let (schema, payload) = unwrapped(value);
+        let Some(payload) = payload else { return Ok(Event::Tombstone) };
+        let payload: Payload<'a> = serde_json::from_str(payload.get())?;
+        if let Some(status) = &payload.status {
+            return boundary(status, &payload);
+        }
+        let shape = |what: &str| DecodeError::Shape(format!("an event without {what}"));
+        let operation = match payload.op.as_deref().ok_or_else(|| shape("op"))? {
+            "r" => Operation::Read,
+            "c" => Operation::Create,
+            "u" => Operation::Update,
+            "d" => Operation::Delete,
+            "t" => Operation::Truncate,
+            other => return Err(DecodeError::Operation(other.to_owned())),
+        };
+        let (key_schema, key) = line.key.map_or((None, None), unwrapped);
+        let schema = schema.map(|schema| self.schema(&line.topic, schema, key_schema)).transpose()?;
+        let key = key.map(|key| serde_json::from_str::<schema::CellMap<'a>>(key.get())).transpose()?;
+        let transaction = payload.transaction.map(|block| transaction_id(&block.id).0);
+        Ok(Event::Change(Box::new(Change {
+            operation,
+            source: payload.source.ok_or_else(|| shape("source"))?,
+            transaction,
+            key: key.map(|cells| cells.0),
+            before: payload.before.map(|cells| cells.0),
+            after: payload.after.map(|cells| cells.0),
+            schema,
+        })))
+    }
+
+    /// The schema of a topic's events; most are the one of the line before.
+    fn schema(
+        &mut self,
+        topic: &str,
+        value: &RawValue,
+        key: Option<&RawValue>,
+    ) -> Result<Arc<EventSchema>, DecodeError> {
+        let text = value.get();
+        if let Some((known, schema)) = self.schemas.get(topic)
+            && known == text
+        {
+            return Ok(Arc::clone(schema));
+        }
+        let schema = Arc::new(EventSchema::parse(text, key.map(RawValue::get))?);
+        self.schemas.insert(topic.to_owned(), (text.to_owned(), Arc::clone(&schema)));
+        Ok(schema)
+    }
+}
+
+/// An embedded schema and what it describes, or no schema and the whole.
+fn unwrapped(value: &RawValue) -> (Option<&RawValue>, Option<&RawValue>) {
+    match serde_json::from_str::<Enveloped<'_>>(value.get()) {
+        Ok(Enveloped { schema, payload }) => (schema, payload),
+        Err(_) => (None, Some(value)),
+    }
+}
+
+fn boundary<'a>(status: &str, payload: &Payload<'a>) -> Result<Event<'a>, DecodeError> {
+    let id =
+        payload.id.as_deref().ok_or_else(|| DecodeError::Shape("a transaction's boundary without id".to_owned()))?;
+    let (transaction, lsn) = transaction_id(id);
+    match status {
+        "BEGIN" => Ok(Event::Begin { transaction }),
+        "END" => Ok(Event::End(End {
+            transaction,
+            lsn: lsn.ok_or_else(|| DecodeError::Shape(format!("the transaction id {id:?} has no position")))?,
+            event_count: payload.event_count.unwrap_or(0),
+            table_counts: payload
+                .data_collections
+                .iter()
+                .flatten()
+                .map(|collection| (collection.data_collection.clone().into_owned(), collection.event_count))
+                .collect(),
+        })),
+        other => Err(DecodeError::Shape(format!("transaction status {other:?}"))),
+    }
+}
+
+/// `xid:lsn`: the position is the event's, so only the first part is the transaction's.
+fn transaction_id(id: &str) -> (String, Option<u64>) {
+    match id.split_once(':') {
+        Some((transaction, lsn)) => (transaction.to_owned(), lsn.parse().ok()),
+        None => (id.to_owned(), None),
+    }
+}

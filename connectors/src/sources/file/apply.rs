@@ -1,0 +1,244 @@
+//! Events as changes of rows: columns found, cells read, the row's old state consulted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use highwater_log::position::{SchemaVersion, TableId};
+use highwater_log::value::{ColumnType, OwnedValue, write_text};
+use highwater_materializers::Table;
+use highwater_query::{ColumnDefinition, QualifiedName, SchemaDump, TableDefinition, Write};
+
+use super::IngestCause;
+use crate::decode::debezium::{CellEncoding, CellError, Cells, Change, EventSchema, Operation, decode_cell};
+
+/// The tables that events go to.
+pub(super) struct Tables {
+    dump: SchemaDump,
+    defaults: HashMap<(TableId, SchemaVersion, usize), Option<OwnedValue>>,
+}
+
+/// What became of an event.
+pub(super) enum Applied {
+    /// Its effect is in the transaction.
+    Done,
+    /// The table, or a column of it, has to be made first.
+    SchemaDue,
+}
+
+/// A row's values in the order of the layout; the outer `None`: the event does not say.
+type Said = Vec<Option<Option<OwnedValue>>>;
+
+impl Tables {
+    pub(super) fn new(dump: SchemaDump) -> Self {
+        Self { dump, defaults: HashMap::new() }
+    }
+
+    /// Applies an event, unless its table lacks something.
+    pub(super) async fn apply(&mut self, write: &mut Write, change: &Change<'_>) -> Result<Applied, IngestCause> {
+        let name = name_of(change);
+        let Some(table) = write.table(&name) else { return Ok(Applied::SchemaDue) };
+        if change.after.iter().flatten().any(|(column, _)| table.schema().column_named(column).is_none()) {
+            return Ok(Applied::SchemaDue);
+        }
+        match change.operation {
+            Operation::Read | Operation::Create => self.insert(write, &table, change).await?,
+            Operation::Update => update(write, &table, change)?,
+            Operation::Delete => delete(write, &table, change)?,
+            Operation::Truncate => drop(write.truncate(&table)?),
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Makes what an event's table lacks.
+    pub(super) async fn apply_schema(&mut self, write: &mut Write, change: &Change<'_>) -> Result<(), IngestCause> {
+        let name = name_of(change);
+        let known = self.dump.tables.iter().find(|(known, _)| *known == name).map(|(_, definition)| definition);
+        let Some(mut table) = write.table(&name) else {
+            let definition = match (known, &change.schema) {
+                (Some(definition), _) => definition.clone(),
+                (None, Some(schema)) => embedded_definition(&name, schema)?,
+                (None, None) => return Err(IngestCause::UnknownTable { table: name.to_string() }),
+            };
+            write.create_table(&name, &definition)?;
+            return Ok(());
+        };
+        for (column, _) in change.after.iter().flatten() {
+            if table.schema().column_named(column).is_some() {
+                continue;
+            }
+            let from_dump = known.and_then(|table| table.columns.iter().find(|known| known.name == **column)).cloned();
+            let definition = match (from_dump, &change.schema) {
+                (Some(definition), _) => definition,
+                (None, Some(schema)) => embedded_column(&name, schema, column)?,
+                (None, None) => {
+                    let (table, column) = (name.to_string(), column.to_string());
+                    return Err(IngestCause::UnknownColumn { table, column, described: None });
+                }
+            };
+            // Rows of before may hold NULL, whatever the column demands later.
+            let definition =
+                ColumnDefinition { not_null: definition.not_null && definition.default.is_some(), ..definition };
+            table = write.add_column(&table, &definition).await?;
+        }
+        Ok(())
+    }
+
+    async fn insert(&mut self, write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<(), IngestCause> {
+        let after = change.after.as_ref().ok_or_else(|| incomplete(table, "an insert without \"after\""))?;
+        let said = read_cells(table, after, change.schema.as_deref())?;
+        let mut values = Vec::with_capacity(said.len());
+        for (place, value) in said.into_iter().enumerate() {
+            values.push(match value {
+                Some(value) => value,
+                None => self.default(write, table, place).await?,
+            });
+        }
+        // A snapshot taken again meets rows that are there.
+        if change.operation == Operation::Read && !table.schema().primary_key.is_empty() {
+            let key = write.key_of(table, &values)?;
+            if write.has_row(table, &key)? {
+                write.update(table, key, &values)?;
+                return Ok(());
+            }
+        }
+        write.insert(table, &values)?;
+        Ok(())
+    }
+
+    /// What a column holds that an inserted row does not tell, by its place in the layout.
+    async fn default(
+        &mut self,
+        write: &Write,
+        table: &Arc<Table>,
+        place: usize,
+    ) -> Result<Option<OwnedValue>, IngestCause> {
+        let schema = table.schema();
+        let (id, _) = table.layout().columns()[place];
+        let declared = schema.columns.iter().position(|column| column.id == id).unwrap_or(place);
+        let Some(default) = &schema.columns[declared].default else { return Ok(None) };
+        let known = (schema.id, schema.version, place);
+        if let Some(value) = self.defaults.get(&known) {
+            return Ok(value.clone());
+        }
+        let value = write.default_value(table, declared).await?;
+        // What calls no function is the same for every row.
+        if !default.contains('(') {
+            self.defaults.insert(known, value.clone());
+        }
+        Ok(value)
+    }
+}
+
+fn update(write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<(), IngestCause> {
+    let after = change.after.as_ref().ok_or_else(|| incomplete(table, "an update without \"after\""))?;
+    let said = read_cells(table, after, change.schema.as_deref())?;
+    let missing = || IngestCause::MissingRow { operation: "update", table: table.schema().name.clone() };
+    let key = if table.schema().primary_key.is_empty() {
+        find_keyless(write, table, change, "update")?
+    } else {
+        let values: Vec<_> = said.iter().map(|value| value.clone().flatten()).collect();
+        write.key_of(table, &values)?
+    };
+    let mut values = write.row(table, &key)?.ok_or_else(missing)?;
+    for (value, said) in values.iter_mut().zip(said) {
+        if let Some(said) = said {
+            *value = said;
+        }
+    }
+    if write.update(table, key, &values)? { Ok(()) } else { Err(missing()) }
+}
+
+fn delete(write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<(), IngestCause> {
+    let key = if table.schema().primary_key.is_empty() {
+        find_keyless(write, table, change, "delete")?
+    } else {
+        let cells = change.key.as_ref().or(change.before.as_ref());
+        let cells = cells.ok_or_else(|| incomplete(table, "a delete without key and \"before\""))?;
+        let said = read_cells(table, cells, change.schema.as_deref())?;
+        let values: Vec<_> = said.into_iter().map(Option::flatten).collect();
+        write.key_of(table, &values)?
+    };
+    let is_there = write.delete(table, key)?;
+    let missing = || IngestCause::MissingRow { operation: "delete", table: table.schema().name.clone() };
+    if is_there { Ok(()) } else { Err(missing()) }
+}
+
+/// A row of a table without a key is known by all its values.
+fn find_keyless(
+    write: &mut Write,
+    table: &Arc<Table>,
+    change: &Change<'_>,
+    operation: &'static str,
+) -> Result<bytes::Bytes, IngestCause> {
+    let full = "a change of a row without key needs all of \"before\" (REPLICA IDENTITY FULL)";
+    let before = change.before.as_ref().ok_or_else(|| incomplete(table, full))?;
+    let said = read_cells(table, before, change.schema.as_deref())?;
+    let values: Option<Vec<_>> = said.into_iter().collect();
+    let values = values.ok_or_else(|| incomplete(table, full))?;
+    let missing = || IngestCause::MissingRow { operation, table: table.schema().name.clone() };
+    write.find(table, &values)?.ok_or_else(missing)
+}
+
+/// The cells of an event by the table's layout. What the upstream left out as unchanged counts as not said.
+fn read_cells(table: &Table, cells: &Cells<'_>, schema: Option<&EventSchema>) -> Result<Said, IngestCause> {
+    let mut said: Said = vec![None; table.layout().columns().len()];
+    for (name, cell) in cells {
+        let Some(column) = table.schema().column_named(name) else { continue };
+        let Some(place) = table.layout().index_of(column.id) else { continue };
+        let encoding = schema.and_then(|schema| schema.column(name)).map_or(CellEncoding::Adaptive, |c| c.encoding);
+        said[place] = match decode_cell(cell, column.column_type, encoding) {
+            Ok(value) => Some(value),
+            Err(CellError::Unavailable) => None,
+            Err(source) => {
+                let (table, column) = (table.schema().name.clone(), name.to_string());
+                return Err(IngestCause::Cell { table, column, source });
+            }
+        };
+    }
+    Ok(said)
+}
+
+fn embedded_definition(name: &QualifiedName, schema: &EventSchema) -> Result<TableDefinition, IngestCause> {
+    let columns = schema.columns.iter().map(|column| embedded_column(name, schema, &column.name));
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    Ok(TableDefinition { columns, primary_key: (None, schema.key.clone()), uniques: Vec::new() })
+}
+
+fn embedded_column(name: &QualifiedName, schema: &EventSchema, column: &str) -> Result<ColumnDefinition, IngestCause> {
+    let found = schema.column(column);
+    let unknown = || IngestCause::UnknownColumn {
+        table: name.to_string(),
+        column: column.to_owned(),
+        described: found.map(|column| column.described.clone()),
+    };
+    let found = found.ok_or_else(unknown)?;
+    let column_type = found.column_type.ok_or_else(unknown)?;
+    let default = found.default.as_ref().map(|cell| {
+        let raw = serde_json::value::RawValue::from_string(cell.clone());
+        let raw = raw.map_err(|error| IngestCause::Incomplete(error.to_string()))?;
+        let value = decode_cell(&raw, column_type, found.encoding);
+        let value = value.map_err(|source| {
+            let (table, column) = (name.to_string(), column.to_owned());
+            IngestCause::Cell { table, column, source }
+        })?;
+        value.map(|value| literal(column_type, &value)).transpose()
+    });
+    let default = default.transpose()?.flatten();
+    Ok(ColumnDefinition { name: column.to_owned(), column_type, not_null: !found.is_optional, default })
+}
+
+/// A value as an SQL literal.
+fn literal(column_type: ColumnType, value: &OwnedValue) -> Result<String, IngestCause> {
+    let mut text = String::new();
+    write_text(column_type, value.as_value(), &mut text).map_err(|error| IngestCause::Incomplete(error.to_string()))?;
+    Ok(format!("'{}'", text.replace('\'', "''")))
+}
+
+fn name_of(change: &Change<'_>) -> QualifiedName {
+    let namespace = if change.source.schema.is_empty() { "public" } else { &change.source.schema };
+    QualifiedName { namespace: namespace.to_owned(), name: change.source.table.clone().into_owned() }
+}
+
+fn incomplete(table: &Table, what: &str) -> IngestCause {
+    IngestCause::Incomplete(format!("table {}: {what}", table.schema().name))
+}
