@@ -1,0 +1,217 @@
+//! The database, embedded: one directory, one process.
+
+mod upkeep;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use highwater_log::env::Env;
+use highwater_log::sequencer::{Sequencer, SequencerOptions};
+use highwater_log::{CommitLog, LogError, LogId, Lsn, MemoryLog, SegmentedLog, SegmentedOptions};
+use highwater_materializers::{FoldError, KvOptions, Materialized, Progress};
+use highwater_query::{Engine, EngineOptions, Outcome, Session, SqlError};
+
+use upkeep::Upkeep;
+
+/// A database, open for reading and writing.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let database = highwater::Database::open("./highwater-data")?;
+/// database.sql("CREATE TABLE t (id bigint PRIMARY KEY, name text)").await?;
+/// database.sql("INSERT INTO t VALUES (1, 'one')").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Dropping it releases the directory, as a kill would: nothing acknowledged is lost, the next opening replays a little more.
+/// [`Database::close`] leaves nothing to replay.
+pub struct Database {
+    engine: Engine,
+    folds: Materialized,
+    sequencer: Sequencer,
+    log: Log,
+    upkeep: Upkeep,
+    /// Where the rows of a database in memory lie; it goes with the database.
+    _scratch: Option<tempfile::TempDir>,
+}
+
+enum Log {
+    Segmented(Arc<SegmentedLog>),
+    Memory,
+}
+
+/// How a database is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The log.
+    pub log: SegmentedOptions,
+    /// The rows.
+    pub rows: KvOptions,
+    /// The order of commits.
+    pub sequencer: SequencerOptions,
+    /// Queries.
+    pub queries: EngineOptions,
+}
+
+/// Why a database did not open, or did not close cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log: locked by another process, damaged, of a newer version, or unreadable.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The rows cannot be folded.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+    /// The planner cannot be set up.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// The file system failed.
+    #[error("cannot {action}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// What the file system answered.
+        source: std::io::Error,
+    },
+}
+
+impl Database {
+    /// Opens the database in `directory`, beginning one where there is none. What the last process did not fold is folded first.
+    ///
+    /// # Errors
+    /// [`OpenError::Log`] with [`LogError::Locked`] when another process has it.
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::open_with(directory, Options::default(), |_| {})
+    }
+
+    /// Opens like [`Database::open`], telling `progress` of the replay now and then, and at its end.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_with(
+        directory: impl AsRef<Path>,
+        options: Options,
+        progress: impl FnMut(Progress),
+    ) -> Result<Self, OpenError> {
+        let env = Env::system();
+        let directory = directory.as_ref();
+        std::fs::create_dir_all(directory)
+            .map_err(|source| OpenError::Io { action: "create the data directory", source })?;
+        let folds_directory = directory.join(FOLDS_DIRECTORY);
+        let log_options =
+            SegmentedOptions { witnesses: Materialized::witnesses(&env, &folds_directory), ..options.log.clone() };
+        let log = Arc::new(SegmentedLog::open(&env, &directory.join(LOG_DIRECTORY), log_options)?);
+        env.disk
+            .create_dir(&folds_directory)
+            .map_err(|source| OpenError::Io { action: "create a directory", source })?;
+        let folds = Materialized::open(&env, &folds_directory, log.id(), options.rows.clone())?;
+        Self::assemble(&env, Arc::<SegmentedLog>::clone(&log), Log::Segmented(log), folds, &options, progress, None)
+    }
+
+    /// A database whose log lies in memory: it begins empty and ends with the process. Its rows use a temporary directory.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`] without one.
+    pub fn in_memory() -> Result<Self, OpenError> {
+        let env = Env::system();
+        let scratch = tempfile::tempdir();
+        let scratch = scratch.map_err(|source| OpenError::Io { action: "create a temporary directory", source })?;
+        let log = Arc::new(MemoryLog::new(LogId::from_bytes(uuid::Uuid::new_v4().into_bytes())));
+        let options = Options::default();
+        let folds = Materialized::open(&env, scratch.path(), log.id(), options.rows.clone())?;
+        Self::assemble(&env, log, Log::Memory, folds, &options, |_| {}, Some(scratch))
+    }
+
+    fn assemble(
+        env: &Env,
+        log: Arc<dyn CommitLog>,
+        kind: Log,
+        folds: Materialized,
+        options: &Options,
+        progress: impl FnMut(Progress),
+        scratch: Option<tempfile::TempDir>,
+    ) -> Result<Self, OpenError> {
+        folds.catch_up(&*log, progress)?;
+        let sequencer = Sequencer::start(
+            Arc::clone(&log),
+            Arc::new(folds.clone()),
+            Box::new(folds.clone()),
+            Arc::clone(&env.clock),
+            options.sequencer.clone(),
+        )?;
+        let engine = Engine::new(folds.clone(), sequencer.clone(), Arc::clone(&env.clock), &options.queries)?;
+        let upkeep = Upkeep::start(folds.clone(), sequencer.clone(), log)
+            .map_err(|source| OpenError::Io { action: "start a thread", source })?;
+        Ok(Self { engine, folds, sequencer, log: kind, upkeep, _scratch: scratch })
+    }
+
+    /// Runs statements in a session of their own, and returns what the last one answers.
+    ///
+    /// # Errors
+    /// [`SqlError`], of the first statement that fails.
+    pub async fn sql(&self, statements: &str) -> Result<Outcome, SqlError> {
+        self.session().execute(statements).await
+    }
+
+    /// A session: settings, and transactions by `BEGIN`.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        self.engine.session()
+    }
+
+    /// A session in a transaction, which its `COMMIT` ends; dropping it rolls back.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub async fn begin(&self) -> Result<Session, SqlError> {
+        let mut session = self.session();
+        session.execute("BEGIN").await?;
+        Ok(session)
+    }
+
+    /// SQL over the database, for what runs inside this process beside sessions.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The high-water mark: everything up to it is durable and can be read.
+    #[must_use]
+    pub fn visible(&self) -> Lsn {
+        self.engine.visible()
+    }
+
+    /// Replaces what the lock file says of this process, for people who meet it: the address, once there is one.
+    pub fn note_owner(&self, owner: &str) {
+        if let Log::Segmented(log) = &self.log {
+            log.note_owner(owner);
+        }
+    }
+
+    /// Commits what is pending, takes no more, and closes so that the next opening has nothing to replay.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing acknowledged is lost. Sessions that are still held keep the log from being marked as closed; that is
+    /// only told in the program's log.
+    pub fn close(self) -> Result<(), OpenError> {
+        let Self { engine, folds, sequencer, log, upkeep, _scratch: scratch } = self;
+        drop(upkeep);
+        sequencer.stop();
+        drop(engine);
+        // With the last handle, the commit thread has ended.
+        drop(sequencer);
+        folds.checkpoint()?;
+        drop(folds);
+        if let Log::Segmented(log) = log {
+            match Arc::try_unwrap(log) {
+                Ok(log) => log.close()?,
+                Err(_) => tracing::warn!("the log is not marked as closed: sessions are still open"),
+            }
+        }
+        drop(scratch);
+        Ok(())
+    }
+}
+
+const LOG_DIRECTORY: &str = "log";
+const FOLDS_DIRECTORY: &str = "materialized";
