@@ -1,6 +1,9 @@
 //! The command line: standard output holds what was asked for and nothing else, exit codes mean something.
 
+mod ingest;
 mod log;
+mod output;
+mod sql;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -19,6 +22,10 @@ pub struct Cli {
 enum Command {
     /// Look into the log of a data directory, with the server stopped or running.
     Log(log::LogCommand),
+    /// Ingest change events from a file or standard input.
+    Ingest(ingest::IngestCommand),
+    /// Run SQL: a statement, a script, or a shell.
+    Sql(sql::SqlCommand),
 }
 
 impl Cli {
@@ -27,6 +34,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Log(command) => command.run(),
+            Command::Ingest(command) => command.run(),
+            Command::Sql(command) => command.run(),
         };
         match outcome {
             Ok(code) => code,
@@ -45,7 +54,12 @@ impl Cli {
 enum CliError {
     Log(highwater_log::LogError),
     Fold(highwater_materializers::FoldError),
+    Open(crate::OpenError),
+    Sql(highwater_query::SqlError),
+    Ingest(highwater_connectors::sources::file::IngestError),
+    Input(std::io::Error),
     Output(std::io::Error),
+    Runtime(std::io::Error),
 }
 
 impl std::fmt::Display for CliError {
@@ -53,6 +67,11 @@ impl std::fmt::Display for CliError {
         match self {
             Self::Log(error) => error.fmt(f),
             Self::Fold(error) => error.fmt(f),
+            Self::Open(error) => error.fmt(f),
+            Self::Sql(error) => write!(f, "{error} ({})", error.sqlstate),
+            Self::Ingest(error) => error.fmt(f),
+            Self::Input(error) => write!(f, "cannot read the input: {error}"),
+            Self::Runtime(error) => write!(f, "cannot start threads: {error}"),
             Self::Output(error) => write!(f, "cannot write to standard output: {error}"),
         }
     }
@@ -63,7 +82,9 @@ impl std::error::Error for CliError {
         match self {
             Self::Log(error) => error.source(),
             Self::Fold(error) => error.source(),
-            Self::Output(_) => None,
+            Self::Open(error) => error.source(),
+            Self::Ingest(error) => error.source(),
+            Self::Sql(_) | Self::Input(_) | Self::Output(_) | Self::Runtime(_) => None,
         }
     }
 }
@@ -80,10 +101,51 @@ impl From<highwater_materializers::FoldError> for CliError {
     }
 }
 
+impl From<crate::OpenError> for CliError {
+    fn from(error: crate::OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+impl From<highwater_query::SqlError> for CliError {
+    fn from(error: highwater_query::SqlError) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<highwater_connectors::sources::file::IngestError> for CliError {
+    fn from(error: highwater_connectors::sources::file::IngestError) -> Self {
+        Self::Ingest(error)
+    }
+}
+
 impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
         Self::Output(error)
     }
+}
+
+/// Opens the data directory for this process; a long replay shows its progress on standard error.
+fn open_database(directory: &std::path::Path) -> Result<crate::Database, CliError> {
+    let mut bar = None;
+    let database = crate::Database::open_with(directory, crate::Options::default(), |progress| {
+        let (from, durable) = (progress.from.value(), progress.durable.value());
+        if durable - from < REPLAY_SHOWN_FROM {
+            return;
+        }
+        let bar =
+            bar.get_or_insert_with(|| indicatif::ProgressBar::new(durable - from).with_prefix("replaying the log"));
+        bar.set_position(progress.applied.value() - from);
+    })?;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(database)
+}
+
+/// The threads that a command runs on.
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)
 }
 
 /// An error with all its causes, on one line.
@@ -97,9 +159,14 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// A shorter replay is over before anybody wonders.
+const REPLAY_SHOWN_FROM: u64 = 10_000;
 /// The command could not do what was asked.
 const FAILED: u8 = 1;
 /// What was looked at is damaged.
 const DAMAGED: u8 = 3;
+/// The input ended in the middle of something that is not committed.
+const INCOMPLETE: u8 = 4;
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 what was looked at is damaged.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 what was looked at is damaged, \
+4 the input ended inside a transaction.";
