@@ -11,11 +11,26 @@ use serde_json::Value;
 const HOUSE: &[(&str, &[&str])] = &[
     ("highwater-log", &[]),
     ("highwater-materializers", &["highwater-log"]),
-    ("highwater", &["highwater-materializers", "highwater-log"]),
+    ("highwater-changefeed", &["highwater-materializers", "highwater-log"]),
+    ("highwater-query", &["highwater-changefeed", "highwater-materializers", "highwater-log"]),
+    (
+        "highwater-connectors",
+        &["highwater-query", "highwater-changefeed", "highwater-materializers", "highwater-log"],
+    ),
+    (
+        "highwater",
+        &[
+            "highwater-connectors",
+            "highwater-query",
+            "highwater-changefeed",
+            "highwater-materializers",
+            "highwater-log",
+        ],
+    ),
 ];
 
 /// Packages that build and test in seconds, because these are not below them.
-const LIGHT: &[&str] = &["highwater-log", "highwater-materializers"];
+const LIGHT: &[&str] = &["highwater-log", "highwater-materializers", "highwater-changefeed"];
 const HEAVY: &[&str] = &["datafusion", "tonic", "axum", "rdkafka"];
 
 /// What cargo says of the workspace on this platform; other platforms' packages need not be there.

@@ -1,0 +1,154 @@
+//! The embedded database: sessions beside one another, reopening, and statements that mean harm.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+
+use highwater::{Database, Outcome, Session, SqlError, sqlstate, types};
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
+}
+
+/// The only cell of a result.
+async fn cell(session: &mut Session, sql: &str) -> Result<String, SqlError> {
+    let Outcome::Rows(rows) = session.execute(sql).await? else { panic!("{sql} gives no rows") };
+    let batches = rows.collect().await?;
+    let batch = batches.iter().find(|batch| batch.num_rows() > 0).unwrap();
+    let schema = batch.schema();
+    let mut text = String::new();
+    types::text_at(batch.column(0), 0, types::column_type(schema.field(0))?, &mut text)?;
+    Ok(text)
+}
+
+fn sqlstate_of(outcome: Result<Outcome, SqlError>) -> &'static str {
+    outcome.err().map_or("00000", |error| error.sqlstate)
+}
+
+#[test]
+fn concurrent_updates_of_one_row_are_all_counted() {
+    runtime().block_on(async {
+        let database = Arc::new(Database::in_memory().unwrap());
+        database.sql("CREATE TABLE counter (id integer PRIMARY KEY, n bigint); INSERT INTO counter VALUES (1, 0)").await.unwrap();
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let database = Arc::clone(&database);
+                tokio::spawn(async move {
+                    let mut session = database.session();
+                    let mut succeeded = 0;
+                    for _ in 0..50 {
+                        match session.execute("UPDATE counter SET n = n + 1 WHERE id = 1").await {
+                            Ok(_) => succeeded += 1,
+                            Err(error) => assert_eq!(error.sqlstate, sqlstate::SERIALIZATION_FAILURE),
+                        }
+                    }
+                    succeeded
+                })
+            })
+            .collect();
+        let mut succeeded = 0;
+        for task in tasks {
+            succeeded += task.await.unwrap();
+        }
+        let n = cell(&mut database.session(), "SELECT n FROM counter").await.unwrap();
+        assert_eq!(n, succeeded.to_string());
+        assert!(succeeded > 0);
+    });
+}
+
+#[test]
+fn the_first_committer_wins() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        database.sql("CREATE TABLE t (id integer PRIMARY KEY, v integer); INSERT INTO t VALUES (1, 0), (2, 0)").await.unwrap();
+        let (mut one, mut two) = (database.begin().await.unwrap(), database.begin().await.unwrap());
+        one.execute("UPDATE t SET v = 1 WHERE id = 1").await.unwrap();
+        two.execute("UPDATE t SET v = 2 WHERE id = 1").await.unwrap();
+        assert_eq!(cell(&mut two, "SELECT v FROM t WHERE id = 1").await.unwrap(), "2", "own writes are read");
+        one.execute("COMMIT").await.unwrap();
+        assert_eq!(sqlstate_of(two.execute("COMMIT").await), sqlstate::SERIALIZATION_FAILURE);
+        assert_eq!(cell(&mut two, "SELECT v FROM t WHERE id = 1").await.unwrap(), "1");
+
+        // Two rows of one key: the second one to commit is a duplicate.
+        let (mut one, mut two) = (database.begin().await.unwrap(), database.begin().await.unwrap());
+        one.execute("INSERT INTO t VALUES (9, 1)").await.unwrap();
+        two.execute("INSERT INTO t VALUES (9, 2)").await.unwrap();
+        one.execute("COMMIT").await.unwrap();
+        assert_eq!(sqlstate_of(two.execute("COMMIT").await), sqlstate::UNIQUE_VIOLATION);
+
+        // A change of the schema and a write that was planned before it.
+        let mut writer = database.begin().await.unwrap();
+        writer.execute("INSERT INTO t VALUES (10, 1)").await.unwrap();
+        database.sql("ALTER TABLE t ADD COLUMN w integer").await.unwrap();
+        assert_eq!(sqlstate_of(writer.execute("COMMIT").await), sqlstate::SERIALIZATION_FAILURE);
+
+        // A snapshot stays what it was.
+        let mut reader = database.begin().await.unwrap();
+        assert_eq!(cell(&mut reader, "SELECT count(*) FROM t").await.unwrap(), "3");
+        database.sql("DELETE FROM t WHERE id = 2").await.unwrap();
+        assert_eq!(cell(&mut reader, "SELECT count(*) FROM t").await.unwrap(), "3");
+        reader.execute("COMMIT").await.unwrap();
+        assert_eq!(cell(&mut reader, "SELECT count(*) FROM t").await.unwrap(), "2");
+    });
+}
+
+#[test]
+fn what_was_committed_is_there_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = runtime();
+    runtime.block_on(async {
+        let database = Database::open(directory.path()).unwrap();
+        database.sql("CREATE TABLE t (id integer PRIMARY KEY, v text)").await.unwrap();
+        let mut session = database.session();
+        session.execute("INSERT INTO t VALUES (1, 'synced')").await.unwrap();
+        session.execute("SET synchronous_commit = off").await.unwrap();
+        let Outcome::Done(done) = session.execute("INSERT INTO t VALUES (2, 'buffered')").await.unwrap() else { panic!() };
+        assert_eq!(done.lsn, None, "a buffered commit has no LSN yet");
+        session.execute("SET synchronous_commit = on").await.unwrap();
+        // A synced commit covers what was buffered before it.
+        session.execute("INSERT INTO t VALUES (3, 'synced')").await.unwrap();
+        let refused = Database::open(directory.path()).err().unwrap().to_string();
+        assert!(refused.contains(&std::process::id().to_string()), "the owner is named: {refused}");
+        drop(session);
+        // Dropped, not closed: as a kill would.
+        drop(database);
+        let database = Database::open(directory.path()).unwrap();
+        assert_eq!(cell(&mut database.session(), "SELECT count(*) FROM t").await.unwrap(), "3");
+        database.sql("TRUNCATE t").await.unwrap();
+        database.close().unwrap();
+        // What is folded is a cache: without it, the same answers.
+        std::fs::remove_dir_all(directory.path().join("materialized")).unwrap();
+        let database = Database::open(directory.path()).unwrap();
+        let mut session = database.session();
+        assert_eq!(cell(&mut session, "SELECT count(*) FROM t").await.unwrap(), "0");
+        assert_eq!(cell(&mut session, "SELECT count(*) FROM t AS OF LSN 4").await.unwrap(), "3");
+        drop(session);
+        database.close().unwrap();
+    });
+}
+
+#[test]
+fn statements_that_mean_harm_are_refused() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        let mut session = database.session();
+        let nested = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+        assert_eq!(sqlstate_of(session.execute(&nested).await), sqlstate::STATEMENT_TOO_COMPLEX);
+        let chained = format!("SELECT 1{}", " + 1".repeat(100_000));
+        assert_eq!(sqlstate_of(session.execute(&chained).await), sqlstate::STATEMENT_TOO_COMPLEX);
+        let united = format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(50_000));
+        assert_eq!(sqlstate_of(session.execute(&united).await), sqlstate::STATEMENT_TOO_COMPLEX);
+        let long = format!("SELECT '{}'", "x".repeat(65 * 1024 * 1024));
+        assert_eq!(sqlstate_of(session.execute(&long).await), sqlstate::STATEMENT_TOO_COMPLEX);
+        // What is just allowed is answered, on a thread of ordinary size.
+        let chained = format!("SELECT 1{}", " + 1".repeat(1_900));
+        assert_eq!(cell(&mut session, &chained).await.unwrap(), "1901");
+        let nested = format!("SELECT {}1{}", "(".repeat(90), ")".repeat(90));
+        assert_eq!(cell(&mut session, &nested).await.unwrap(), "1");
+        database.sql("CREATE TABLE t (id text PRIMARY KEY)").await.unwrap();
+        let long_key = format!("INSERT INTO t VALUES ('{}')", "k".repeat(9_000));
+        assert_eq!(sqlstate_of(session.execute(&long_key).await), sqlstate::PROGRAM_LIMIT_EXCEEDED);
+        let zero = session.execute("INSERT INTO t VALUES ('\u{0}')").await;
+        assert_eq!(sqlstate_of(zero), sqlstate::CHARACTER_NOT_IN_REPERTOIRE);
+    });
+}

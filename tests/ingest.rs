@@ -1,0 +1,280 @@
+//! The recorded change streams of a real PostgreSQL: read in whatever way, the tables end as PostgreSQL held them, and the log is the
+//! one of a single clean run.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use highwater::{Database, Outcome, types};
+use highwater_log::env::simulated::Random;
+
+/// The command's answer when the input ends inside something.
+const INCOMPLETE: i32 = 4;
+
+fn recorded(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/postgres-cdc").join(name)
+}
+
+/// The lines of a recorded stream, each with its end.
+fn lines(name: &str) -> Vec<String> {
+    let bytes = zstd::decode_all(std::fs::File::open(recorded(name)).unwrap()).unwrap();
+    String::from_utf8(bytes).unwrap().split_inclusive('\n').map(str::to_owned).collect()
+}
+
+/// The tables as PostgreSQL held them at the end, by name, and the schema dump.
+fn expected(name: &str) -> (BTreeMap<String, Vec<u8>>, Vec<u8>) {
+    let bytes = zstd::decode_all(std::fs::File::open(recorded(name)).unwrap()).unwrap();
+    let mut archive = tar::Archive::new(&bytes[..]);
+    let (mut tables, mut schema) = (BTreeMap::new(), Vec::new());
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        if path.extension().is_some_and(|extension| extension == "csv") {
+            tables.insert(path.file_stem().unwrap().to_str().unwrap().to_owned(), content);
+        } else if path.ends_with("schema.sql") {
+            schema = content;
+        }
+    }
+    (tables, schema)
+}
+
+struct World {
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("schema.sql"), expected("expected.tar.zst").1).unwrap();
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, data: &str, tables: Option<&str>, input: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+        command.args(["ingest", "--format", "debezium", "--data"]).arg(self.path(data));
+        if let Some(tables) = tables {
+            command.arg("--tables").arg(self.path(tables));
+        }
+        command.arg(input).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Ingests a file, and expects this exit code.
+    fn ingest(&self, data: &str, tables: Option<&str>, input: &Path, code: i32) -> Output {
+        let output = self.command(data, tables, input).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty(), "standard output holds results and nothing else");
+        output
+    }
+
+    fn write(&self, name: &str, lines: &[String]) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, lines.concat()).unwrap();
+        path
+    }
+
+    fn csv(&self, data: &str, query: &str) -> Vec<u8> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+        let output = command.args(["sql", "--output", "csv", "--data"]).arg(self.path(data)).arg(query).output().unwrap();
+        assert!(output.status.success(), "{query}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    /// The log's changes, decoded, without the times of its commits.
+    fn changes(&self, data: &str) -> Vec<String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+        let output = command.args(["log", "cat", "--data"]).arg(self.path(data)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let without_time = |line: &str| {
+            let (head, rest) = line.split_once(",\"time_us\":").unwrap();
+            let (_, rest) = rest.split_once(',').unwrap();
+            format!("{head},{rest}")
+        };
+        text.lines().map(without_time).collect()
+    }
+
+    fn assert_same_log(&self, data: &str, clean: &[String], context: &str) {
+        let changes = self.changes(data);
+        assert_eq!(changes.len(), clean.len(), "{context}: as many commits as one clean run makes");
+        for (found, expected) in changes.iter().zip(clean) {
+            assert_eq!(found, expected, "{context}");
+        }
+    }
+}
+
+/// Each table in the order of its key; the one without a key as counted groups.
+fn query(table: &str) -> String {
+    let key = match table {
+        "pgbench_history" => {
+            let columns = "tid, bid, aid, delta";
+            return format!("SELECT {columns}, count(*) AS n FROM {table} GROUP BY {columns} ORDER BY {columns}");
+        }
+        "pgbench_accounts" => "aid",
+        "pgbench_branches" => "bid",
+        "pgbench_tellers" => "tid",
+        "full_identity" => "k",
+        "more_types" => "a, b",
+        _ => "id",
+    };
+    format!("SELECT * FROM {table} ORDER BY {key}")
+}
+
+fn assert_tables(world: &World, data: &str, archive: &str) {
+    let (tables, _) = expected(archive);
+    assert!(tables.len() >= 4, "the archive holds the tables");
+    for (table, expected) in tables {
+        let found = world.csv(data, &query(&table));
+        assert!(found == expected, "table {table} of {archive} differs");
+    }
+}
+
+#[test]
+fn the_tables_end_as_postgresql_held_them_byte_for_byte() {
+    let world = World::new();
+    let output = world.ingest("plain", Some("schema.sql"), &recorded("events.jsonl.zst"), 0);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("passed over: CREATE PUBLICATION"), "{told}");
+    assert_tables(&world, "plain", "expected.tar.zst");
+    world.ingest("embedded", None, &recorded("events-with-schemas.jsonl.zst"), 0);
+    assert_tables(&world, "embedded", "expected-with-schemas.tar.zst");
+
+    // Given twice, under another name: nothing comes of it.
+    let before = world.changes("plain");
+    let copy = world.write("copy.jsonl", &lines("events.jsonl.zst"));
+    world.ingest("plain", Some("schema.sql"), &copy, 0);
+    world.assert_same_log("plain", &before, "given twice");
+
+    // At every commit the four sums agree.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let database = Database::open(world.path("plain")).unwrap();
+    let end = database.visible().value();
+    let mut random = Random::new(7);
+    for _ in 0..50 {
+        // The snapshot's batches hold the accounts before the tellers.
+        let lsn = 12 + random.below(end - 11);
+        let sums = runtime.block_on(sums(&database, lsn));
+        assert!(sums.iter().all(|sum| *sum == sums[0]), "at lsn {lsn}: {sums:?}");
+    }
+    assert_eq!(runtime.block_on(sums(&database, end)), ["-33102"; 4]);
+}
+
+async fn sums(database: &Database, lsn: u64) -> Vec<String> {
+    let sql = format!(
+        "SELECT (SELECT coalesce(sum(abalance), 0) FROM pgbench_accounts) AS a, \
+         (SELECT coalesce(sum(tbalance), 0) FROM pgbench_tellers) AS t, \
+         (SELECT coalesce(sum(bbalance), 0) FROM pgbench_branches) AS b, \
+         (SELECT coalesce(sum(delta), 0) FROM pgbench_history) AS h AS OF LSN {lsn}"
+    );
+    let Outcome::Rows(rows) = database.sql(&sql).await.unwrap() else { panic!("rows") };
+    assert_eq!(rows.lsn().value(), lsn);
+    let batches = rows.collect().await.unwrap();
+    let batch = batches.iter().find(|batch| batch.num_rows() == 1).unwrap();
+    let text = |array| {
+        let mut text = String::new();
+        types::text_at(array, 0, types::column_type_of(arrow::array::Array::data_type(array)).unwrap(), &mut text).unwrap();
+        text
+    };
+    batch.columns().iter().map(text).collect()
+}
+
+#[test]
+fn cut_anywhere_and_given_again_the_log_is_that_of_one_run() {
+    let world = World::new();
+    let all = lines("events-with-schemas.jsonl.zst");
+    let whole = world.write("whole.jsonl", &all);
+    world.ingest("clean", None, &whole, 0);
+    let clean = world.changes("clean");
+    let mut random = Random::new(11);
+    for round in 0..20 {
+        let cut = 1 + random.below(all.len() as u64 - 1) as usize;
+        let data = format!("cut-{round}");
+        let piece = world.write("piece.jsonl", &all[..cut]);
+        let output = world.command(&data, None, &piece).output().unwrap();
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | INCOMPLETE)), "{code:?}: {}", String::from_utf8_lossy(&output.stderr));
+        world.ingest(&data, None, &whole, 0);
+        world.assert_same_log(&data, &clean, &format!("cut behind line {cut}"));
+    }
+    // Two pieces that overlap, the second beginning anywhere in what is stored.
+    for round in 0..10 {
+        // One transaction takes lines 14 to 1915: the second piece may begin in it, once the first has stored it.
+        let first_end = 1_920 + random.below(all.len() as u64 - 1_920) as usize;
+        let second_begin = random.below(1_900) as usize;
+        let data = format!("pieces-{round}");
+        let first = world.write("first.jsonl", &all[..first_end]);
+        let second = world.write("second.jsonl", &all[second_begin..]);
+        let output = world.command(&data, None, &first).output().unwrap();
+        assert!(matches!(output.status.code(), Some(0 | INCOMPLETE)));
+        world.ingest(&data, None, &second, 0);
+        let context = format!("lines 1 to {first_end}, then from {} on", second_begin + 1);
+        world.assert_same_log(&data, &clean, &context);
+    }
+}
+
+#[test]
+fn killed_at_any_line_and_resumed_the_log_is_that_of_one_run() {
+    let world = World::new();
+    let all = lines("events.jsonl.zst");
+    let whole = world.write("whole.jsonl", &all);
+    world.ingest("clean", Some("schema.sql"), &whole, 0);
+    let clean = world.changes("clean");
+    // In the snapshot, in the long transaction of 1,700 events, and anywhere.
+    let long = all.iter().position(|line| line.contains("\"event_count\":1700")).unwrap_or(all.len() / 2);
+    let mut random = Random::new(13);
+    let mut kills: Vec<usize> = (0..2).map(|_| 1 + random.below(100_000) as usize).collect();
+    kills.extend([long - 200, 100_012 + random.below(50_000) as usize]);
+    for (round, line) in kills.into_iter().enumerate() {
+        let data = format!("killed-{round}");
+        let mut child = world.command(&data, Some("schema.sql"), Path::new("-")).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(all[..line].concat().as_bytes()).unwrap();
+        // Held until the child has taken all of it.
+        while rustix::io::ioctl_fionread(&stdin).unwrap() > 0 {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        world.ingest(&data, Some("schema.sql"), &whole, 0);
+        world.assert_same_log(&data, &clean, &format!("killed at line {line}"));
+    }
+}
+
+#[test]
+fn what_cannot_be_taken_is_named_by_its_line_and_changes_nothing() {
+    let world = World::new();
+    let all = lines("events-with-schemas.jsonl.zst");
+    let end = all.iter().position(|line| line.contains("\"END\"")).unwrap();
+    let refused = |name: &str, lines: &[String], expected: &[&str]| {
+        let path = world.write("bad.jsonl", lines);
+        let output = world.command(name, None, &path).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        for part in expected {
+            assert!(told.contains(part), "{part:?} in {told}");
+        }
+    };
+    let mut bad = all[..=end].to_vec();
+    bad[1] = "{\"topic\": 5}\n".to_owned();
+    refused("json", &bad, &["line 2", "not a Debezium event"]);
+    let mut short = all[..=end].to_vec();
+    short.remove(1);
+    refused("count", &short, &[&format!("line {end}"), "were read"]);
+    refused("inside", &all[2..], &["line 1", "begins inside transaction"]);
+    let plain = lines("events.jsonl.zst");
+    refused("unknown", &plain[..5], &["line 1", "--tables", "create it first", "embed schemas"]);
+    refused("snapshot", &plain[5..10], &["line 1", "begins inside the snapshot"]);
+    for name in ["json", "count", "inside", "unknown", "snapshot"] {
+        let changes = world.changes(name);
+        assert!(changes.iter().all(|line| line.contains("\"op\":\"catalog\"")), "{name}: nothing but tables: {changes:?}");
+    }
+}
