@@ -117,7 +117,7 @@ impl Database {
         let env = Env::system();
         let scratch = tempfile::tempdir();
         let scratch = scratch.map_err(|source| OpenError::Io { action: "create a temporary directory", source })?;
-        let log = Arc::new(MemoryLog::new(LogId::from_bytes(uuid::Uuid::new_v4().into_bytes())));
+        let log = Arc::new(MemoryLog::new(LogId::from_bytes(env.entropy.draw())));
         let options = Options::default();
         let folds = Materialized::open(&env, scratch.path(), log.id(), options.rows.clone())?;
         Self::assemble(&env, log, Log::Memory, folds, &options, |_| {}, Some(scratch))

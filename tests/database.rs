@@ -29,7 +29,10 @@ fn sqlstate_of(outcome: Result<Outcome, SqlError>) -> &'static str {
 fn concurrent_updates_of_one_row_are_all_counted() {
     runtime().block_on(async {
         let database = Arc::new(Database::in_memory().unwrap());
-        database.sql("CREATE TABLE counter (id integer PRIMARY KEY, n bigint); INSERT INTO counter VALUES (1, 0)").await.unwrap();
+        database
+            .sql("CREATE TABLE counter (id integer PRIMARY KEY, n bigint); INSERT INTO counter VALUES (1, 0)")
+            .await
+            .unwrap();
         let tasks: Vec<_> = (0..8)
             .map(|_| {
                 let database = Arc::clone(&database);
@@ -60,7 +63,10 @@ fn concurrent_updates_of_one_row_are_all_counted() {
 fn the_first_committer_wins() {
     runtime().block_on(async {
         let database = Database::in_memory().unwrap();
-        database.sql("CREATE TABLE t (id integer PRIMARY KEY, v integer); INSERT INTO t VALUES (1, 0), (2, 0)").await.unwrap();
+        database
+            .sql("CREATE TABLE t (id integer PRIMARY KEY, v integer); INSERT INTO t VALUES (1, 0), (2, 0)")
+            .await
+            .unwrap();
         let (mut one, mut two) = (database.begin().await.unwrap(), database.begin().await.unwrap());
         one.execute("UPDATE t SET v = 1 WHERE id = 1").await.unwrap();
         two.execute("UPDATE t SET v = 2 WHERE id = 1").await.unwrap();
@@ -102,7 +108,9 @@ fn what_was_committed_is_there_again() {
         let mut session = database.session();
         session.execute("INSERT INTO t VALUES (1, 'synced')").await.unwrap();
         session.execute("SET synchronous_commit = off").await.unwrap();
-        let Outcome::Done(done) = session.execute("INSERT INTO t VALUES (2, 'buffered')").await.unwrap() else { panic!() };
+        let Outcome::Done(done) = session.execute("INSERT INTO t VALUES (2, 'buffered')").await.unwrap() else {
+            panic!()
+        };
         assert_eq!(done.lsn, None, "a buffered commit has no LSN yet");
         session.execute("SET synchronous_commit = on").await.unwrap();
         // A synced commit covers what was buffered before it.

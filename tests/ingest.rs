@@ -84,7 +84,8 @@ impl World {
 
     fn csv(&self, data: &str, query: &str) -> Vec<u8> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
-        let output = command.args(["sql", "--output", "csv", "--data"]).arg(self.path(data)).arg(query).output().unwrap();
+        let output =
+            command.args(["sql", "--output", "csv", "--data"]).arg(self.path(data)).arg(query).output().unwrap();
         assert!(output.status.success(), "{query}: {}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     }
@@ -181,7 +182,8 @@ async fn sums(database: &Database, lsn: u64) -> Vec<String> {
     let batch = batches.iter().find(|batch| batch.num_rows() == 1).unwrap();
     let text = |array| {
         let mut text = String::new();
-        types::text_at(array, 0, types::column_type_of(arrow::array::Array::data_type(array)).unwrap(), &mut text).unwrap();
+        types::text_at(array, 0, types::column_type_of(arrow::array::Array::data_type(array)).unwrap(), &mut text)
+            .unwrap();
         text
     };
     batch.columns().iter().map(text).collect()
@@ -275,6 +277,9 @@ fn what_cannot_be_taken_is_named_by_its_line_and_changes_nothing() {
     refused("snapshot", &plain[5..10], &["line 1", "begins inside the snapshot"]);
     for name in ["json", "count", "inside", "unknown", "snapshot"] {
         let changes = world.changes(name);
-        assert!(changes.iter().all(|line| line.contains("\"op\":\"catalog\"")), "{name}: nothing but tables: {changes:?}");
+        assert!(
+            changes.iter().all(|line| line.contains("\"op\":\"catalog\"")),
+            "{name}: nothing but tables: {changes:?}"
+        );
     }
 }

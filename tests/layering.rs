@@ -13,10 +13,7 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("highwater-materializers", &["highwater-log"]),
     ("highwater-changefeed", &["highwater-materializers", "highwater-log"]),
     ("highwater-query", &["highwater-changefeed", "highwater-materializers", "highwater-log"]),
-    (
-        "highwater-connectors",
-        &["highwater-query", "highwater-changefeed", "highwater-materializers", "highwater-log"],
-    ),
+    ("highwater-connectors", &["highwater-query", "highwater-changefeed", "highwater-materializers", "highwater-log"]),
     (
         "highwater",
         &[

@@ -3,6 +3,8 @@
 //!
 //! `UPDATE_SLT=1` writes the results of `shared` anew, as PostgreSQL gives them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;

@@ -22,6 +22,7 @@ use crate::catalog::QualifiedName;
 use crate::error::SqlError;
 use crate::names::folded;
 use crate::providers::TARGET_NAMESPACE;
+use crate::rewrite::written;
 use crate::scan::KEY_COLUMN;
 use crate::sqlstate;
 use crate::statement::{StatementContext, quoted};
@@ -42,15 +43,15 @@ pub(crate) async fn update(
     let assignments = assignments(&table, &update.assignments)?;
     let mut items = vec![format!("{alias}.{KEY_COLUMN}")];
     for (index, (place, value)) in assignments.iter().enumerate() {
-        items.push(format!("{} AS c{index}", assign::assigned(&table, *place, value)));
+        items.push(format!("{} AS c{index}", written(&assign::assigned(&table, *place, value))));
     }
     let mut from = vec![from_target(&name, &alias)];
     match &update.from {
         None => {}
-        Some(UpdateTableFromKind::AfterSet(tables)) => from.extend(tables.iter().map(ToString::to_string)),
+        Some(UpdateTableFromKind::AfterSet(tables)) => from.extend(tables.iter().map(written)),
         Some(UpdateTableFromKind::BeforeSet(_)) => return Err(SqlError::unsupported("FROM before SET")),
     }
-    let filter = update.selection.as_ref().map_or(String::new(), |filter| format!(" WHERE {filter}"));
+    let filter = update.selection.as_ref().map_or(String::new(), |filter| format!(" WHERE {}", written(filter)));
     let sql = format!("SELECT {} FROM {}{filter}", items.join(", "), from.join(", "));
     let batches = context.collect(transaction, &sql, Some(name)).await?;
     let places: Vec<usize> = assignments.into_iter().map(|(place, _)| place).collect();
@@ -98,8 +99,8 @@ pub(crate) async fn delete(
     let (name, alias) = target(context, table_from)?;
     let table = transaction.catalog.table(&name)?;
     let mut from = vec![from_target(&name, &alias)];
-    from.extend(delete.using.iter().flatten().map(ToString::to_string));
-    let filter = delete.selection.as_ref().map_or(String::new(), |filter| format!(" WHERE {filter}"));
+    from.extend(delete.using.iter().flatten().map(written));
+    let filter = delete.selection.as_ref().map_or(String::new(), |filter| format!(" WHERE {}", written(filter)));
     let sql = format!("SELECT {alias}.{KEY_COLUMN} FROM {}{filter}", from.join(", "));
     let batches = context.collect(transaction, &sql, Some(name)).await?;
     let changes = batches.iter().flat_map(keys).map(|key| RowChange::Delete { key }).collect();

@@ -93,6 +93,13 @@ fn typed_like(literal: &Expr, other: &Expr, schema: &DFSchema) -> Result<Option<
     if matches!(column_type, ColumnType::Scalar(ElementType::Numeric { .. })) {
         return Ok(None);
     }
+    // Nor must its digits of a second.
+    let column_type = match column_type {
+        ColumnType::Scalar(ElementType::Time(_)) => ColumnType::Scalar(ElementType::Time(6)),
+        ColumnType::Scalar(ElementType::Timestamp(_)) => ColumnType::Scalar(ElementType::Timestamp(6)),
+        ColumnType::Scalar(ElementType::TimestampTz(_)) => ColumnType::Scalar(ElementType::TimestampTz(6)),
+        other => other,
+    };
     let value = match parse_text(column_type, text, Excess::Refused) {
         Ok(value) => value,
         // It is longer than any value of the column: it equals none.

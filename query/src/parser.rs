@@ -88,10 +88,8 @@ fn check_complexity(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
     for token in tokens {
         match &token.token {
             Token::LParen | Token::LBracket | Token::LBrace => levels.push(0),
-            Token::RParen | Token::RBracket | Token::RBrace => {
-                if levels.len() > 1 {
-                    levels.pop();
-                }
+            Token::RParen | Token::RBracket | Token::RBrace if levels.len() > 1 => {
+                levels.pop();
             }
             Token::Comma => {
                 if let Some(level) = levels.last_mut() {

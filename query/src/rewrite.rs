@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Interval, LimitClause, ObjectName, Query, SelectItem,
-    SetExpr, Value, VisitMut, VisitorMut, visit_expressions,
+    SetExpr, Value, ValueWithSpan, VisitMut, VisitorMut, visit_expressions,
 };
 use highwater_log::Lsn;
 use highwater_log::value::{ColumnType, ElementType, parse_decimal, write_text};
@@ -252,6 +252,31 @@ fn interval_call(interval: &Interval) -> Result<Expr, SqlError> {
         Some(field) => return Err(SqlError::unsupported(&format!("an interval in {field}"))),
     };
     Ok(cast_to(string(&text), interval_type))
+}
+
+/// A part of a statement as text that reads back as the same: the parser has taken its quotes out of their doubling, and its own way
+/// of writing them out guesses whether it has.
+pub(crate) fn written<N: VisitMut + Clone + std::fmt::Display>(node: &N) -> String {
+    let mut node = node.clone();
+    let _: ControlFlow<()> = node.visit(&mut QuoteDoubler);
+    node.to_string()
+}
+
+struct QuoteDoubler;
+
+impl VisitorMut for QuoteDoubler {
+    type Break = ();
+
+    fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<()> {
+        match &mut value.value {
+            Value::SingleQuotedString(text) => *text = text.replace('\'', "''"),
+            // Whatever its spelling was, it is this text.
+            Value::EscapedStringLiteral(text) => value.value = Value::SingleQuotedString(text.replace('\'', "''")),
+            Value::DollarQuotedString(text) => value.value = Value::SingleQuotedString(text.value.replace('\'', "''")),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// A text literal.

@@ -73,13 +73,25 @@ impl Session {
     /// The first statement's that fails; those before it stand, unless they are in a transaction.
     pub async fn execute(&mut self, sql: &str) -> Result<Outcome, SqlError> {
         let mut last = Outcome::Done(Done::tag(""));
-        for parsed in parse(sql)? {
+        for parsed in self.parse(sql)? {
             if let Outcome::Rows(rows) = last {
                 rows.collect().await?;
             }
             last = self.run(parsed).await?;
         }
         Ok(last)
+    }
+
+    /// The statements of a text. In a transaction, a text that cannot be parsed ends it.
+    ///
+    /// # Errors
+    /// As [`parse`].
+    pub fn parse(&mut self, sql: &str) -> Result<Vec<Parsed>, SqlError> {
+        let parsed = parse(sql);
+        if parsed.is_err() && self.is_in_transaction() {
+            self.state = TransactionState::Failed;
+        }
+        parsed
     }
 
     /// Runs one statement. Dropping the future leaves the outcome of a write open; a transaction that it was in has failed then.
@@ -94,7 +106,11 @@ impl Session {
                 self.state = TransactionState::Failed;
             }
         }
-        let is_ending = matches!(parsed.statement, Statement::Commit { .. } | Statement::Rollback { .. });
+        let is_ending = parsed.as_of.is_none()
+            && matches!(
+                parsed.statement,
+                Statement::Commit { chain: false, .. } | Statement::Rollback { chain: false, savepoint: None }
+            );
         if matches!(self.state, TransactionState::Failed) && !is_ending {
             let message = "current transaction is aborted, commands ignored until end of transaction block";
             return Err(SqlError::new(sqlstate::FAILED_TRANSACTION, message));
@@ -223,10 +239,15 @@ impl Session {
             }
             return outcome;
         }
+        if self.settings.is_read_only() {
+            let message = "cannot write in a read-only session";
+            return Err(SqlError::new(sqlstate::READ_ONLY_TRANSACTION, message));
+        }
         let mut attempt = 1;
         loop {
             let mut transaction = self.snapshot(None).await?;
-            let mut done = apply(&self.context(transaction.at()), &mut transaction, statement).await?;
+            let at = transaction.at();
+            let mut done = apply(&self.context(at), &mut transaction, statement).await?;
             match self.commit_transaction(transaction).await {
                 Ok(lsn) => {
                     done.lsn = lsn;
@@ -238,6 +259,8 @@ impl Session {
                         && (error.is_retryable() || error.sqlstate == sqlstate::UNIQUE_VIOLATION) =>
                 {
                     attempt += 1;
+                    // What it lost to may be accepted and not visible yet: until it is, nothing is different.
+                    let _ = self.engine.wait_visible(at.next(), RACE_WAIT_MAX).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -362,5 +385,7 @@ fn one_column<'a>(name: &str, lines: impl Iterator<Item = &'a str>, lsn: Lsn) ->
 
 /// A statement outside a transaction that loses a race is run again so often.
 const ATTEMPTS_MAX: usize = 10;
+/// How long a statement that lost a race waits for what it lost to.
+const RACE_WAIT_MAX: Duration = Duration::from_millis(50);
 /// How long a read waits for an LSN unless the session says otherwise.
 const MIN_LSN_TIMEOUT: Duration = Duration::from_secs(5);

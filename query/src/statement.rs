@@ -201,7 +201,8 @@ fn named_stream(stream: SendableRecordBatchStream, names: &ResultNames, lsn: Lsn
 
 /// An identifier, quoted.
 pub(crate) fn quoted(name: &str) -> Ident {
-    Ident::with_quote('"', name)
+    // Writing it out leaves a pair of quotes as it is.
+    Ident::with_quote('"', name.replace('"', "\"\""))
 }
 
 const STACK_LEFT_MIN: usize = 1536 * 1024;

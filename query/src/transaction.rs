@@ -74,6 +74,11 @@ impl Transaction {
             || self.source.writes.rows.values().any(|rows| !rows.is_empty())
     }
 
+    /// Whether it has changed rows of a table.
+    pub(crate) fn has_written(&self, table: &Table) -> bool {
+        self.source.writes.rows.get(&table.schema().storage).is_some_and(|rows| !rows.is_empty())
+    }
+
     /// Notes how far something outside has come, to be committed with the rest.
     pub(crate) fn put_position(&mut self, of: Bytes, position: Bytes) {
         self.positions.insert(of, position);

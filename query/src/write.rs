@@ -177,6 +177,12 @@ impl Write {
         Ok(None)
     }
 
+    /// The LSN that the transaction reads at.
+    #[must_use]
+    pub fn read_lsn(&self) -> Lsn {
+        self.transaction.at()
+    }
+
     /// Whether there is anything to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {

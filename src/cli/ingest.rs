@@ -81,8 +81,9 @@ impl IngestCommand {
         };
         bar.finish_and_clear();
         let summary = ingest.finish();
-        database.close()?;
+        let closed = database.close();
         outcome?;
+        closed?;
         let last = summary.last.map_or(String::new(), |lsn| format!(", last lsn {lsn}"));
         eprintln!(
             "{} lines: {} events in {} commits{last}; {} events were stored already",

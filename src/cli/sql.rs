@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use highwater_query::{Outcome, Session, parse};
+use highwater_query::{Outcome, Session};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -70,7 +70,7 @@ impl SqlCommand {
 
 /// Runs statements until one fails.
 async fn run_script(session: &mut Session, script: &str, format: Format) -> Result<(), CliError> {
-    for parsed in parse(script)? {
+    for parsed in session.parse(script)? {
         let outcome = session.run(parsed).await?;
         show(outcome, format).await?;
     }

@@ -244,6 +244,7 @@ impl Decoder {
         let text = value.get();
         if let Some((known, schema)) = self.schemas.get(topic)
             && known == text
+            && (key.is_none() || !schema.key.is_empty())
         {
             return Ok(Arc::clone(schema));
         }

@@ -35,6 +35,12 @@ pub struct FileIngest {
     source: Option<UpstreamSource>,
     unit: Unit,
     snapshot: Option<SnapshotProgress>,
+    /// The newest snapshot that the input had rows of.
+    snapshot_seen: u64,
+    /// An END before any event: line and position. Whether it is stored shows when the source is known.
+    leading_end: Option<(u64, u64)>,
+    /// An event was taken.
+    has_begun: bool,
     summary: Summary,
 }
 
@@ -161,6 +167,8 @@ impl UpstreamSource {
 struct SnapshotProgress {
     lsn: u64,
     rows: u64,
+    /// The table of its first row.
+    first: String,
 }
 
 /// What is being gathered for one commit.
@@ -197,6 +205,9 @@ impl FileIngest {
             source: None,
             unit: Unit::default(),
             snapshot: None,
+            snapshot_seen: 0,
+            leading_end: None,
+            has_begun: false,
             summary: Summary::default(),
         }
     }
@@ -224,7 +235,7 @@ impl FileIngest {
     #[must_use]
     pub fn finish(mut self) -> Summary {
         self.summary.is_open = match &self.unit.kind {
-            UnitKind::None => self.snapshot.is_some(),
+            UnitKind::None => self.snapshot.is_some() || self.leading_end.is_some(),
             UnitKind::Snapshot | UnitKind::Transaction { .. } => true,
             UnitKind::Run { is_stored, .. } => !is_stored,
         };
@@ -239,9 +250,14 @@ impl FileIngest {
         match event.map_err(here)? {
             Event::Tombstone => Ok(()),
             Event::Begin { transaction } => self.begin(transaction, text).await,
-            Event::End(end) => self.end(&end).await,
+            Event::End(end) => self.end(line, &end).await,
             Event::Change(change) => {
                 self.note_source(&change).map_err(here)?;
+                if let Some((line, lsn)) = self.leading_end.take()
+                    && !self.stored().is_some_and(|stored| stored.covers_commit(lsn))
+                {
+                    return Err((Some(line), IngestCause::BeginsInside { what: "a transaction".to_owned() }));
+                }
                 match change.source.snapshot.as_deref() {
                     Some(mark) if mark != "false" && mark != "incremental" => {
                         let mark = mark.to_owned();
@@ -304,16 +320,20 @@ impl FileIngest {
                 Err(here(cause))
             }
             UnitKind::None => {
-                if self.snapshot.take().is_some() {
+                if let Some(left) = self.snapshot.take() {
                     // It was stored to its end already, or its last batch was full.
-                    self.finish_snapshot().await?;
+                    self.finish_snapshot(&left).await?;
                 }
                 Ok(())
             }
         }
     }
 
-    async fn end(&mut self, end: &End) -> Result<(), Located> {
+    async fn end(&mut self, line: u64, end: &End) -> Result<(), Located> {
+        if self.source.is_none() && self.unit.kind == UnitKind::None && self.leading_end.is_none() {
+            self.leading_end = Some((line, end.lsn));
+            return Ok(());
+        }
         let UnitKind::Transaction { id, is_partial, .. } = &self.unit.kind else {
             return Err(here(IngestCause::Incomplete(format!(
                 "END of transaction {} without its BEGIN",
@@ -358,6 +378,14 @@ impl FileIngest {
         Ok(())
     }
 
+    /// Where the stored snapshot was taken, if a snapshot is what is stored.
+    fn stored_snapshot(&self) -> u64 {
+        match self.stored() {
+            Some(Position::Snapshot { lsn, .. }) => *lsn,
+            _ => 0,
+        }
+    }
+
     async fn streamed(&mut self, line: u64, text: &str, change: &Change<'_>) -> Result<(), Located> {
         match (&change.transaction, &self.unit.kind) {
             (Some(id), UnitKind::Transaction { id: open, .. }) if id == open => {}
@@ -372,6 +400,7 @@ impl FileIngest {
             }
             (None, _) => self.continue_run(change).await?,
         }
+        self.has_begun = true;
         self.unit.events += 1;
         let table = format!("{}.{}", change.source.schema, change.source.table);
         *self.unit.counts.entry(table).or_default() += 1;
@@ -406,9 +435,15 @@ impl FileIngest {
             return Ok(());
         }
         self.close_open_unit().await?;
-        // The first commit of a stream has none before it.
+        // The first commit behind a snapshot has none before it: it hangs on the snapshot.
         let lsn = change.source.last_commit_lsn().unwrap_or(0);
-        let is_stored = self.stored().is_some_and(|stored| stored.covers_run(lsn, transaction));
+        let lsn = if lsn == 0 { self.snapshot_seen.max(self.stored_snapshot()) } else { lsn };
+        let event = change.source.lsn.unwrap_or(u64::MAX);
+        let is_stored = self.stored().is_some_and(|stored| stored.covers_run(lsn, transaction, event));
+        if !is_stored && !self.has_begun && self.stored().is_some() {
+            // Nothing tells whether this is its first event: the input has to overlap what is stored.
+            return Err(here(IngestCause::BeginsInside { what: format!("transaction {transaction}, perhaps") }));
+        }
         self.unit.kind = UnitKind::Run { lsn, transaction, is_stored };
         Ok(())
     }
@@ -418,6 +453,7 @@ impl FileIngest {
             self.close_open_unit().await?;
         }
         let lsn = change.source.lsn.unwrap_or(0);
+        (self.has_begun, self.snapshot_seen) = (true, lsn);
         if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.lsn != lsn) {
             self.close_open_unit().await?;
         }
@@ -431,7 +467,14 @@ impl FileIngest {
                 }
                 return Err(here(IngestCause::BeginsInside { what: format!("the snapshot at {lsn}") }));
             }
-            self.snapshot = Some(SnapshotProgress { lsn, rows: 0 });
+            let first = format!("{}.{}", change.source.schema, change.source.table);
+            if let Some(Position::Snapshot { lsn: stored, is_done: false, first: expected, .. }) = &stored
+                && *stored == lsn
+                && *expected != first
+            {
+                return Err(here(IngestCause::BeginsInside { what: format!("the snapshot at {lsn}") }));
+            }
+            self.snapshot = Some(SnapshotProgress { lsn, rows: 0, first });
         }
         let rows = match &mut self.snapshot {
             Some(snapshot) => {
@@ -443,11 +486,11 @@ impl FileIngest {
         let is_last = mark == "last";
         if is_covered || stored.is_some_and(|stored| stored.covers_snapshot_row(lsn, rows)) {
             self.summary.skipped += 1;
-            if is_last {
-                self.snapshot = None;
-                if !is_covered {
-                    self.finish_snapshot_at(lsn, rows).await?;
-                }
+            if is_last
+                && let Some(left) = self.snapshot.take()
+                && !is_covered
+            {
+                self.finish_snapshot(&left).await?;
             }
             return Ok(());
         }
@@ -462,28 +505,32 @@ impl FileIngest {
     }
 
     async fn commit_snapshot(&mut self, is_done: bool) -> Result<(), Located> {
-        let Some(SnapshotProgress { lsn, rows }) = self.snapshot else { return Ok(()) };
+        let Some(SnapshotProgress { lsn, rows, first }) = &self.snapshot else { return Ok(()) };
+        let (lsn, rows, first) = (*lsn, *rows, first.clone());
         if is_done {
             self.snapshot = None;
         }
         let series = format!("snapshot {lsn}");
-        self.commit_unit(Position::Snapshot { lsn, rows, is_done }, &series, rows).await
+        self.commit_unit(Position::Snapshot { lsn, rows, is_done, first }, &series, rows).await
     }
 
     /// A snapshot whose last batch was full, and whose end shows only now.
-    async fn finish_snapshot(&mut self) -> Result<(), Located> {
+    async fn finish_snapshot(&mut self, left: &SnapshotProgress) -> Result<(), Located> {
         match self.stored() {
-            Some(Position::Snapshot { lsn, rows, is_done: false }) => {
-                let (lsn, rows) = (*lsn, *rows);
-                self.finish_snapshot_at(lsn, rows).await
+            Some(Position::Snapshot { lsn, rows, is_done: false, first }) if *lsn == left.lsn => {
+                let (lsn, rows, first) = (*lsn, *rows, first.clone());
+                if left.rows < rows {
+                    return Err(here(IngestCause::BeginsInside { what: format!("the snapshot at {lsn}") }));
+                }
+                self.finish_snapshot_at(lsn, rows, first).await
             }
             _ => Ok(()),
         }
     }
 
-    async fn finish_snapshot_at(&mut self, lsn: u64, rows: u64) -> Result<(), Located> {
-        // One more than its last batch: the end of the series.
-        self.commit_unit(Position::Snapshot { lsn, rows, is_done: true }, &format!("snapshot {lsn} end"), rows).await
+    async fn finish_snapshot_at(&mut self, lsn: u64, rows: u64, first: String) -> Result<(), Located> {
+        let position = Position::Snapshot { lsn, rows, is_done: true, first };
+        self.commit_unit(position, &format!("snapshot {lsn} end"), rows).await
     }
 
     /// Applies the unit's last line.
@@ -536,7 +583,14 @@ impl FileIngest {
         };
         write.put_position(source.of(), position.encode());
         let producer = ProducerSequence { producer: source.producer(series), sequence };
+        let read = write.read_lsn();
         let lsn = write.commit_blocking(Some(producer)).map_err(here)?;
+        if lsn.is_some_and(|lsn| lsn <= read) {
+            // A commit of before is the answer, though the position that is stored does not reach it.
+            let message =
+                format!("position {sequence} of {series} was stored before, and the stored position lies elsewhere");
+            return Err(here(IngestCause::Incomplete(message)));
+        }
         if let Some(source) = &mut self.source {
             source.stored = Some(position);
         }

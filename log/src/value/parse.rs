@@ -183,7 +183,7 @@ fn parse_uuid(text: &str) -> Result<[u8; 16], ValueError> {
     // PostgreSQL takes a hyphen after any group of four digits.
     let mut digits = String::with_capacity(32);
     for (index, part) in inner.split('-').enumerate() {
-        if part.is_empty() || part.len() % 4 != 0 || (index > 0 && digits.is_empty()) {
+        if part.is_empty() || !part.len().is_multiple_of(4) || (index > 0 && digits.is_empty()) {
             return Err(invalid());
         }
         digits.push_str(part);
@@ -198,7 +198,7 @@ fn parse_bytea(text: &str) -> Result<Vec<u8>, ValueError> {
     let invalid = || ValueError::invalid(ElementType::Bytea, text);
     if let Some(digits) = text.strip_prefix("\\x") {
         let digits: Vec<u8> = digits.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-        if digits.len() % 2 != 0 {
+        if !digits.len().is_multiple_of(2) {
             return Err(invalid());
         }
         let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);

@@ -75,7 +75,15 @@ impl Checkpoint {
     /// Before the first commit.
     pub(super) fn beginning(log: LogId) -> Self {
         let (applied, history_from) = (Lsn::ORIGIN, Lsn::ORIGIN);
-        Self { version: SHAPE_VERSION, log, applied, history_from, trees: Vec::new(), times: Vec::new(), manifests: Vec::new() }
+        Self {
+            version: SHAPE_VERSION,
+            log,
+            applied,
+            history_from,
+            trees: Vec::new(),
+            times: Vec::new(),
+            manifests: Vec::new(),
+        }
     }
 
     /// Reads the checkpoint; without a file it is the beginning.

@@ -14,6 +14,7 @@ use crate::catalog::QualifiedName;
 use crate::dml::default_value;
 use crate::error::SqlError;
 use crate::names::folded;
+use crate::rewrite::written;
 use crate::sqlstate;
 use crate::statement::{StatementContext, quoted};
 use crate::transaction::Transaction;
@@ -72,9 +73,6 @@ async fn add_column(
         return Err(SqlError::unsupported("a key on a column that is added"));
     }
     let definition = constraints.column;
-    if definition.not_null && definition.default.is_none() {
-        demand_no_rows(transaction, table, &definition.name)?;
-    }
     if table.schema().column_named(&definition.name).is_some() {
         if is_tolerant {
             return Ok(());
@@ -126,11 +124,16 @@ pub(crate) async fn append_column(
     });
     let place = schema.columns.len() - 1;
     let added = transaction.catalog.put_table(schema.clone(), false);
-    if definition.default.is_none() {
+    let value = match definition.default {
+        Some(_) => default_value(context, transaction, &added, place).await?,
+        None => None,
+    };
+    let Some(value) = value else {
+        if definition.not_null {
+            demand_no_rows(transaction, table, &definition.name)?;
+        }
         return Ok(added);
-    }
-    let value = default_value(context, transaction, &added, place).await?;
-    let Some(value) = value else { return Ok(added) };
+    };
     let column = &mut schema.columns[place];
     column.missing = Some(encode_missing(column, value.as_value())?);
     Ok(transaction.catalog.put_table(schema, false))
@@ -149,7 +152,12 @@ fn demand_no_rows(transaction: &mut Transaction, table: &Arc<Table>, column: &st
         let message = format!("column \"{column}\" of relation \"{}\" contains null values", table.schema().name);
         return Err(SqlError::new(sqlstate::NOT_NULL_VIOLATION, message));
     }
-    transaction.demand(Precondition::RangeEmpty { space: table.schema().storage, range: everything });
+    let space = table.schema().storage;
+    transaction.demand(match transaction.has_written(table) {
+        // They were there, and go with this commit: nobody may have changed any since.
+        true => Precondition::RangeUnchanged { space, range: everything, since: transaction.at() },
+        false => Precondition::RangeEmpty { space, range: everything },
+    });
     Ok(())
 }
 
@@ -197,7 +205,7 @@ async fn alter_column(
     let place = place.ok_or_else(|| undefined_column(table, name))?;
     let is_key = schema.primary_key.contains(&schema.columns[place].id);
     match operation {
-        AlterColumnOperation::SetDefault { value } => schema.columns[place].default = Some(value.to_string()),
+        AlterColumnOperation::SetDefault { value } => schema.columns[place].default = Some(written(value)),
         AlterColumnOperation::DropDefault => schema.columns[place].default = None,
         AlterColumnOperation::DropNotNull if is_key => {
             let message = format!("column \"{name}\" is in a primary key");

@@ -15,6 +15,7 @@ use crate::catalog::QualifiedName;
 use crate::dml::insert_batches;
 use crate::error::SqlError;
 use crate::names::folded;
+use crate::rewrite::written;
 use crate::sql_type;
 use crate::sqlstate;
 use crate::statement::StatementContext;
@@ -265,7 +266,7 @@ pub(crate) fn column_definition(column: &ColumnDef) -> Result<ColumnConstraints,
             ColumnOption::NotNull => found.column.not_null = true,
             ColumnOption::Default(Expr::Value(value))
                 if value.value == datafusion::sql::sqlparser::ast::Value::Null => {}
-            ColumnOption::Default(default) => found.column.default = Some(default.to_string()),
+            ColumnOption::Default(default) => found.column.default = Some(written(default)),
             ColumnOption::PrimaryKey(_) => found.primary_key = Some(name),
             ColumnOption::Unique(_) => found.unique = Some(name),
             ColumnOption::ForeignKey(_) => return Err(SqlError::unsupported("REFERENCES")),

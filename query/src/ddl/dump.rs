@@ -8,6 +8,7 @@ use super::create::{TableDefinition, definition, index_columns, set_primary_key}
 use crate::catalog::QualifiedName;
 use crate::error::SqlError;
 use crate::names::folded;
+use crate::rewrite::written;
 
 /// What a dump says of tables.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +78,7 @@ fn take(table: &mut TableDefinition, name: &QualifiedName, operation: &AlterTabl
                 // A sequence is not here: what it gave stands in the rows.
                 Some(_) if value.to_string().to_lowercase().contains("nextval") => Ok(false),
                 Some(known) => {
-                    known.default = Some(value.to_string());
+                    known.default = Some(written(value));
                     Ok(true)
                 }
                 None => Ok(false),

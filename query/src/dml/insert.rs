@@ -13,7 +13,8 @@ use super::assign::{self, encode_row};
 use super::{column_place, is_default_keyword, refuse};
 use crate::catalog::QualifiedName;
 use crate::error::SqlError;
-use crate::names::folded;
+use crate::names::{ResultNames, folded};
+use crate::rewrite::written;
 use crate::sqlstate;
 use crate::statement::StatementContext;
 use crate::transaction::{RowChange, Transaction};
@@ -73,7 +74,7 @@ pub(crate) async fn default_value(
     place: usize,
 ) -> Result<Option<OwnedValue>, SqlError> {
     let default = assign::default_expression(table, place)?;
-    let sql = format!("SELECT {}", assign::assigned(table, place, &default));
+    let sql = format!("SELECT {}", written(&assign::assigned(table, place, &default)));
     let batches = context.collect(transaction, &sql, None).await?;
     match batches.iter().find(|batch| batch.num_rows() > 0) {
         Some(batch) => types::value_at(batch.column(0), 0, table.schema().columns[place].column_type),
@@ -157,7 +158,7 @@ async fn insert_values(
 
 fn planned_row(table: &Table, row: &[&Expr]) -> String {
     let cells = row.iter().enumerate();
-    let cells = cells.map(|(place, value)| format!("{} AS c{place}", assign::assigned(table, place, value)));
+    let cells = cells.map(|(place, value)| format!("{} AS c{place}", written(&assign::assigned(table, place, value))));
     cells.collect::<Vec<_>>().join(", ")
 }
 
@@ -195,9 +196,11 @@ async fn insert_query(
             Some(index) => Expr::Identifier(datafusion::sql::sqlparser::ast::Ident::new(&names[index])),
             None => assign::default_expression(table, place)?,
         };
-        items.push(format!("{} AS a{place}", assign::assigned(table, place, &value)));
+        items.push(format!("{} AS a{place}", written(&assign::assigned(table, place, &value))));
     }
-    let sql = format!("SELECT {} FROM ({source}) AS hw_source({})", items.join(", "), names.join(", "));
+    ResultNames::make_unlike(&mut source);
+    let (items, names) = (items.join(", "), names.join(", "));
+    let sql = format!("SELECT {items} FROM ({}) AS hw_source({names})", written(&source));
     let batches = context.collect(transaction, &sql, None).await?;
     let all: Vec<usize> = (0..table.schema().columns.len()).collect();
     let changes = changes_of(table, &all, &batches)?;

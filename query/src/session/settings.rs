@@ -173,12 +173,12 @@ impl Session {
         for mode in modes {
             match mode {
                 TransactionMode::IsolationLevel(level) => check_isolation(*level)?,
-                TransactionMode::AccessMode(mode) => match &mut self.state {
-                    TransactionState::Open { is_read_only, .. } => {
+                TransactionMode::AccessMode(mode) => {
+                    // Outside of a transaction there is none that it could be said of.
+                    if let TransactionState::Open { is_read_only, .. } = &mut self.state {
                         *is_read_only = *mode == TransactionAccessMode::ReadOnly;
                     }
-                    _ => self.settings.is_read_only = *mode == TransactionAccessMode::ReadOnly,
-                },
+                }
             }
         }
         Ok(())

@@ -43,7 +43,8 @@ impl Session {
             return Err(SqlError::unsupported("AS OF LSN for a transaction that may write (say READ ONLY)"));
         }
         let transaction = Box::new(self.snapshot(as_of).await?);
-        self.state = TransactionState::Open { transaction, is_read_only, has_failed: Arc::default(), is_running: false };
+        self.state =
+            TransactionState::Open { transaction, is_read_only, has_failed: Arc::default(), is_running: false };
         Ok(Done::tag("BEGIN"))
     }
 

@@ -69,6 +69,9 @@ pub fn decode_cell(
             {
                 return Err(CellError::Unavailable);
             }
+            if is_unavailable_array(&items) {
+                return Err(CellError::Unavailable);
+            }
             let values = items.into_iter().map(|item| match item.get() {
                 "null" => Ok(None),
                 text => scalar(text, element, encoding).map(Some),
@@ -85,6 +88,17 @@ pub fn decode_cell(
 /// The marker, as itself and as the bytes of a bytea.
 fn is_unavailable(text: &str) -> bool {
     text == "\"__debezium_unavailable_value\"" || text == "\"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==\""
+}
+
+/// Arrays whose elements are numbers carry the marker's bytes, arrays of uuids the marker's name-based UUID.
+fn is_unavailable_array(items: &[&RawValue]) -> bool {
+    if let [only] = items
+        && only.get().trim_matches('"') == UNAVAILABLE_UUID
+    {
+        return true;
+    }
+    let marker = b"__debezium_unavailable_value";
+    items.len() == marker.len() && items.iter().zip(marker).all(|(item, byte)| item.get() == byte.to_string())
 }
 
 fn scalar(cell: &str, element: ElementType, encoding: CellEncoding) -> Result<OwnedValue, CellError> {
@@ -194,6 +208,8 @@ fn kind(cell: &str, column_type: ColumnType) -> CellError {
     CellError::Kind { cell: cell.chars().take(80).collect(), column_type }
 }
 
+/// The version 3 UUID that Java makes of the marker.
+const UNAVAILABLE_UUID: &str = "b68a35a7-17ad-35b3-af2a-ae46edb4545a";
 /// 4714-11-24 BC and 5874897-12-31.
 const DAYS_MIN: i64 = -2_440_588;
 const DAYS_MAX: i64 = 2_145_042_905;

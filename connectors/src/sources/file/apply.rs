@@ -36,7 +36,11 @@ impl Tables {
     /// Applies an event, unless its table lacks something.
     pub(super) async fn apply(&mut self, write: &mut Write, change: &Change<'_>) -> Result<Applied, IngestCause> {
         let name = name_of(change);
-        let Some(table) = write.table(&name) else { return Ok(Applied::SchemaDue) };
+        let Some(table) = write.table(&name) else {
+            // A truncation has no key: what it would make of an unknown table had none either.
+            let is_truncation = change.operation == Operation::Truncate;
+            return Ok(if is_truncation { Applied::Done } else { Applied::SchemaDue });
+        };
         if change.after.iter().flatten().any(|(column, _)| table.schema().column_named(column).is_none()) {
             return Ok(Applied::SchemaDue);
         }

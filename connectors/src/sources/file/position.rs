@@ -8,7 +8,13 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Position {
     /// So many rows of the snapshot taken at `lsn`.
-    Snapshot { lsn: u64, rows: u64, is_done: bool },
+    Snapshot {
+        lsn: u64,
+        rows: u64,
+        is_done: bool,
+        /// The table of its first row: a piece that begins with another one begins inside.
+        first: String,
+    },
     /// The transaction that ended at `lsn`, and all before it.
     Commit { lsn: u64 },
     /// The transaction of this number behind the commit that ended at `lsn`: without transaction metadata nothing tells its end.
@@ -33,10 +39,12 @@ impl Position {
         }
     }
 
-    /// Whether the transaction of this number behind the commit at `lsn` is stored.
-    pub(super) fn covers_run(&self, lsn: u64, transaction: u64) -> bool {
+    /// Whether the transaction of this number behind the commit at `lsn`, whose first event is at `event`, is stored.
+    pub(super) fn covers_run(&self, lsn: u64, transaction: u64, event: u64) -> bool {
         match *self {
-            Self::Snapshot { lsn: stored, .. } | Self::Commit { lsn: stored } => lsn != 0 && lsn < stored,
+            // The commit before a transaction lies before a snapshot also when its own lies behind.
+            Self::Snapshot { lsn: stored, .. } => event <= stored,
+            Self::Commit { lsn: stored } => lsn < stored,
             Self::Run { lsn: stored, transaction: stored_transaction } => {
                 lsn < stored || (lsn == stored && transaction == stored_transaction)
             }
@@ -47,9 +55,9 @@ impl Position {
     pub(super) fn covers_snapshot(&self, lsn: u64) -> bool {
         match *self {
             Self::Snapshot { lsn: stored, is_done, .. } => lsn < stored || (lsn == stored && is_done),
-            Self::Commit { lsn: stored } => lsn <= stored,
-            // The first run behind a snapshot may have no commit before it.
-            Self::Run { lsn: stored, .. } => stored == 0 || lsn <= stored,
+            // A snapshot taken while nothing happens is at the last commit's end; one that a transaction followed, before it.
+            Self::Commit { lsn: stored } => lsn < stored,
+            Self::Run { lsn: stored, .. } => lsn <= stored,
         }
     }
 
