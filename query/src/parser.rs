@@ -146,6 +146,6 @@ fn is_operator(token: &Token) -> bool {
 
 /// A longer text is refused before it is taken apart.
 pub const STATEMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
-const NESTING_MAX: usize = 100;
-const OPERATORS_MAX: usize = 2_000;
+const NESTING_MAX: usize = 50;
+const OPERATORS_MAX: usize = 500;
 const RECURSION_MAX: usize = 400;
