@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use highwater_log::error_chain;
 
 /// A streaming, event-sourced database: one log, and everything else folded from it.
 #[derive(Debug, Parser)]
@@ -42,7 +43,7 @@ impl Cli {
             // Whoever reads our output has seen enough.
             Err(CliError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("highwater: {}", chain(&error));
+                eprintln!("highwater: {}", error_chain(&error));
                 ExitCode::from(FAILED)
             }
         }
@@ -146,17 +147,6 @@ fn open_database(directory: &std::path::Path) -> Result<crate::Database, CliErro
 /// The threads that a command runs on.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)
-}
-
-/// An error with all its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// A shorter replay is over before anybody wonders.

@@ -5,10 +5,11 @@ mod upkeep;
 use std::path::Path;
 use std::sync::Arc;
 
+use highwater_changefeed::{Feed, FeedError, FeedOptions, FeedSource, FeedStart};
 use highwater_log::env::Env;
 use highwater_log::sequencer::{Sequencer, SequencerOptions};
 use highwater_log::{CommitLog, LogError, LogId, Lsn, MemoryLog, SegmentedLog, SegmentedOptions};
-use highwater_materializers::{FoldError, KvOptions, Materialized, Progress};
+use highwater_materializers::{Catalog, FoldError, KvOptions, Materialized, Progress};
 use highwater_query::{Engine, EngineOptions, Outcome, Session, SqlError};
 
 use upkeep::Upkeep;
@@ -30,6 +31,7 @@ pub struct Database {
     engine: Engine,
     folds: Materialized,
     sequencer: Sequencer,
+    feeds: FeedSource,
     log: Log,
     upkeep: Upkeep,
     /// Where the rows of a database in memory lie; it goes with the database.
@@ -141,9 +143,10 @@ impl Database {
             options.sequencer.clone(),
         )?;
         let engine = Engine::new(folds.clone(), sequencer.clone(), Arc::clone(&env.clock), &options.queries)?;
+        let feeds = FeedSource::new(Arc::clone(&log), folds.clone(), sequencer.visible());
         let upkeep = Upkeep::start(folds.clone(), sequencer.clone(), log)
             .map_err(|source| OpenError::Io { action: "start a thread", source })?;
-        Ok(Self { engine, folds, sequencer, log: kind, upkeep, _scratch: scratch })
+        Ok(Self { engine, folds, sequencer, feeds, log: kind, upkeep, _scratch: scratch })
     }
 
     /// Runs statements in a session of their own, and returns what the last one answers.
@@ -170,6 +173,22 @@ impl Database {
         Ok(session)
     }
 
+    /// A feed of tables, each `name` (of the namespace `public`) or `namespace.name`.
+    ///
+    /// # Errors
+    /// [`FeedError`] when it cannot begin there.
+    pub fn subscribe(&self, tables: &[&str], from: FeedStart, options: FeedOptions) -> Result<Feed, FeedError> {
+        let names: Vec<(&str, &str)> =
+            tables.iter().map(|name| name.split_once('.').unwrap_or((Catalog::PUBLIC, name))).collect();
+        self.feeds.subscribe(&names, from, options)
+    }
+
+    /// The log's identity, which cursors carry.
+    #[must_use]
+    pub fn log_id(&self) -> LogId {
+        self.feeds.log_id()
+    }
+
     /// SQL over the database, for what runs inside this process beside sessions.
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
@@ -179,6 +198,12 @@ impl Database {
     #[must_use]
     pub fn visible(&self) -> Lsn {
         self.engine.visible()
+    }
+
+    /// Everything up to it is synced, and stays whatever happens.
+    #[must_use]
+    pub fn durable(&self) -> Lsn {
+        self.feeds.durable()
     }
 
     /// Replaces what the lock file says of this process, for people who meet it: the address, once there is one.
@@ -194,8 +219,8 @@ impl Database {
     /// [`OpenError`]; nothing acknowledged is lost. Sessions that are still held keep the log from being marked as closed; that is
     /// only told in the program's log.
     pub fn close(self) -> Result<(), OpenError> {
-        let Self { engine, folds, sequencer, log, upkeep, _scratch: scratch } = self;
-        drop(upkeep);
+        let Self { engine, folds, sequencer, feeds, log, upkeep, _scratch: scratch } = self;
+        drop((upkeep, feeds));
         sequencer.stop();
         drop(engine);
         // With the last handle, the commit thread has ended.

@@ -4,6 +4,8 @@ pub mod cli;
 mod database;
 
 pub use database::{Database, OpenError, Options};
-pub use highwater_log::Lsn;
+pub use highwater_changefeed::{Batch, BatchKind, Cursor, Feed, FeedError, FeedOptions, FeedStart, format};
+pub use highwater_log::value::OwnedValue;
+pub use highwater_log::{LogId, Lsn};
 pub use highwater_materializers::Progress;
 pub use highwater_query::{Done, Outcome, RowStream, Session, SqlError, sqlstate, types};

@@ -10,6 +10,7 @@ use serde_json::Value;
 /// Each package of ours and the packages of ours that it may depend on.
 const HOUSE: &[(&str, &[&str])] = &[
     ("highwater-log", &[]),
+    ("highwater-proto", &[]),
     ("highwater-materializers", &["highwater-log"]),
     ("highwater-changefeed", &["highwater-materializers", "highwater-log"]),
     ("highwater-query", &["highwater-changefeed", "highwater-materializers", "highwater-log"]),
@@ -22,6 +23,7 @@ const HOUSE: &[(&str, &[&str])] = &[
             "highwater-changefeed",
             "highwater-materializers",
             "highwater-log",
+            "highwater-proto",
         ],
     ),
 ];

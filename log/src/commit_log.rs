@@ -90,6 +90,14 @@ impl LogReader {
         self.position
     }
 
+    /// Whether the log may still be read: who waits for something else than its end asks now and then.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`].
+    pub fn check(&self) -> Result<(), LogError> {
+        self.source.check()
+    }
+
     /// The next commit, or `None` at the durable end. Reads files on the calling thread.
     ///
     /// # Errors

@@ -132,3 +132,15 @@ pub struct Damage {
     /// The last commit known to have been acknowledged.
     pub last: Lsn,
 }
+
+/// An error with all its causes, on one line: for people, where its journey ends.
+#[must_use]
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

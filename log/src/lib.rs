@@ -24,7 +24,7 @@ pub mod value;
 
 pub use commit::{Change, Commit, CommitHeader};
 pub use commit_log::{CommitLog, LogReader};
-pub use error::{Damage, LogError, NotWritten};
+pub use error::{Damage, LogError, NotWritten, error_chain};
 pub use memory::MemoryLog;
 pub use position::{Epoch, LogId, Lsn};
 pub use segmented::{LogView, ReadOnlyLog, SegmentState, SegmentSummary, SegmentedLog, SegmentedOptions, Verification};

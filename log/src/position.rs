@@ -127,6 +127,14 @@ impl fmt::Display for LogId {
     }
 }
 
+impl std::str::FromStr for LogId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
 impl fmt::Debug for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LogId({})", self.0)

@@ -22,7 +22,7 @@ mod window;
 mod write_set;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use futures::executor::block_on;
@@ -88,6 +88,8 @@ struct Shared {
     /// Room for pending bytes, in units of [`ROOM_UNIT_BYTES`].
     room: Semaphore,
     visible: watch::Sender<Lsn>,
+    /// Why the log is poisoned, once it is.
+    poison: OnceLock<Arc<str>>,
 }
 
 struct State {
@@ -161,6 +163,7 @@ impl Sequencer {
             wake: Condvar::new(),
             room: Semaphore::new(options.pending_bytes_max.div_ceil(ROOM_UNIT_BYTES)),
             visible: watch::Sender::new(stamp.lsn),
+            poison: OnceLock::new(),
             options,
         });
         let pipeline = Pipeline { shared: Arc::clone(&shared), applier };
@@ -238,6 +241,12 @@ impl Sequencer {
     #[must_use]
     pub fn stopped(&self) -> Option<Arc<str>> {
         self.shared.state().stopped.clone()
+    }
+
+    /// Why the log is poisoned, if it is: what is known of it ends before that, and the database must be opened again.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&Arc<str>> {
+        self.shared.poison.get()
     }
 
     /// Has a write set ordered; the answer tells what becomes of it.

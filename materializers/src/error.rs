@@ -7,7 +7,7 @@ use highwater_log::position::{SchemaVersion, TableId};
 use highwater_log::row::CodecError;
 use highwater_log::schema::CatalogEntryError;
 use highwater_log::sequencer::KeeperError;
-use highwater_log::{LogError, Lsn};
+use highwater_log::{LogError, Lsn, error_chain};
 
 /// A fold that failed, or a read of what was folded.
 #[derive(Debug, thiserror::Error)]
@@ -101,12 +101,6 @@ pub enum FoldError {
 impl From<FoldError> for KeeperError {
     fn from(error: FoldError) -> Self {
         // The sequencer passes it on to people: the whole chain is told.
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        Self(text.into())
+        Self(error_chain(&error).into())
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use highwater_log::Lsn;
 use highwater_log::key;
 use highwater_log::position::{ColumnId, RowId, SchemaVersion, StorageId};
-use highwater_log::row::{CodecError, Row, RowLayout};
+use highwater_log::row::{CodecError, Row, RowLayout, merge};
 use highwater_log::schema::{ColumnSchema, TableSchema};
 use highwater_log::value::{ColumnType, Value};
 
@@ -84,6 +84,18 @@ impl Table {
         }
     }
 
+    /// An update's *after* image: `before`, a full row of this table's version or of an older one (`old`), with what `changed`, a
+    /// partial row of this version, says. Appended to `out`.
+    ///
+    /// # Errors
+    /// [`CodecError`] when a row is damaged.
+    pub fn merge(&self, old: &Self, before: &[u8], changed: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
+        let (before, partial) = (Row::parse(&old.layout, before)?, Row::parse(&self.layout, changed)?);
+        let missing: Vec<_> =
+            (0..self.layout.columns().len()).map(|place| self.missing(place)).collect::<Result<_, _>>()?;
+        merge(&before, &partial, |place| missing[place], out)
+    }
+
     /// The key of the row with this identity, in the space of the table's rows.
     ///
     /// # Errors
@@ -141,6 +153,20 @@ impl<'a> TableRow<'a> {
     #[must_use]
     pub fn new(row: Row<'a>, table: &'a Table) -> Self {
         Self { row, table }
+    }
+
+    /// The row of these bytes, which were written under the version `written` of the table, seen as one of `table`.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the bytes are no row of that version.
+    pub fn parse(written: &'a Table, bytes: &'a [u8], table: &'a Table) -> Result<Self, CodecError> {
+        Ok(Self::new(Row::parse(&written.layout, bytes)?, table))
+    }
+
+    /// The table.
+    #[must_use]
+    pub const fn table(&self) -> &'a Table {
+        self.table
     }
 
     /// The value of the table's column at `place` of its layout.

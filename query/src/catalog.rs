@@ -31,7 +31,7 @@ impl std::fmt::Display for QualifiedName {
 
 /// What the catalog holds at one LSN, and what a transaction has changed of it.
 #[derive(Clone)]
-pub struct CatalogView {
+pub(crate) struct CatalogView {
     catalog: Arc<Catalog>,
     at: Lsn,
     /// Objects that the transaction wrote; `None`: dropped.
@@ -65,19 +65,19 @@ impl CatalogView {
 
     /// The LSN under the transaction's own changes.
     #[must_use]
-    pub const fn at(&self) -> Lsn {
+    pub(crate) const fn at(&self) -> Lsn {
         self.at
     }
 
     /// The catalog below.
     #[must_use]
-    pub const fn shared(&self) -> &Arc<Catalog> {
+    pub(crate) const fn shared(&self) -> &Arc<Catalog> {
         &self.catalog
     }
 
     /// All tables, by id.
     #[must_use]
-    pub fn tables(&self) -> Vec<Arc<Table>> {
+    pub(crate) fn tables(&self) -> Vec<Arc<Table>> {
         let shared = self.catalog.tables(self.at).into_iter();
         let mut tables: Vec<_> = shared.filter(|table| !self.own.contains_key(&table.schema().id.value())).collect();
         tables.extend(self.own.values().flatten().filter_map(|entry| match entry {
@@ -89,7 +89,7 @@ impl CatalogView {
 
     /// The table of this name.
     #[must_use]
-    pub fn find(&self, name: &QualifiedName) -> Option<Arc<Table>> {
+    pub(crate) fn find(&self, name: &QualifiedName) -> Option<Arc<Table>> {
         if self.own.is_empty() {
             return self.catalog.table_named(&name.namespace, &name.name, self.at);
         }
@@ -101,7 +101,7 @@ impl CatalogView {
     ///
     /// # Errors
     /// `42P01`.
-    pub fn table(&self, name: &QualifiedName) -> Result<Arc<Table>, SqlError> {
+    pub(crate) fn table(&self, name: &QualifiedName) -> Result<Arc<Table>, SqlError> {
         self.find(name).ok_or_else(|| {
             SqlError::new(sqlstate::UNDEFINED_TABLE, format!("relation \"{name}\" does not exist (at lsn {})", self.at))
         })
@@ -109,7 +109,7 @@ impl CatalogView {
 
     /// The names of all schemas, sorted.
     #[must_use]
-    pub fn namespaces(&self) -> Vec<String> {
+    pub(crate) fn namespaces(&self) -> Vec<String> {
         let mut names = self.catalog.namespaces(self.at);
         for (object, entry) in &self.own {
             match entry {

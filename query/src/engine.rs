@@ -12,6 +12,7 @@ use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::optimizer::analyzer::Analyzer;
 use datafusion::prelude::SessionConfig;
 use highwater_log::Lsn;
+use highwater_log::commit::ProducerSequence;
 use highwater_log::env::Clock;
 use highwater_log::sequencer::Sequencer;
 use highwater_materializers::Materialized;
@@ -83,6 +84,23 @@ impl Engine {
     /// `XX000` when the rows cannot be read.
     pub fn write(&self) -> Result<Write, SqlError> {
         Write::begin(self.clone())
+    }
+
+    /// Fails when the log is poisoned: nothing more can be done with the database than to open it again.
+    pub(crate) fn check_log(&self) -> Result<(), SqlError> {
+        match self.shared.sequencer.poisoned() {
+            None => Ok(()),
+            Some(cause) => Err(SqlError::new(sqlstate::LOG_POISONED, Arc::clone(cause))),
+        }
+    }
+
+    /// Where the write of this number stands, if it is one of its producer's newest that do.
+    ///
+    /// # Errors
+    /// `XX001` when the rows cannot be read.
+    pub fn committed(&self, write: ProducerSequence) -> Result<Option<Lsn>, SqlError> {
+        let known = self.folds().kv().sequences(write.producer, self.visible())?;
+        Ok(known.iter().find(|(sequence, _)| *sequence == write.sequence).map(|(_, lsn)| *lsn))
     }
 
     /// The rows and the catalog.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
-use highwater_log::Lsn;
+use highwater_changefeed::FeedError;
 use highwater_log::row::CodecError;
 use highwater_log::sequencer::{CommitError, Refusal};
 use highwater_log::value::ValueError;
+use highwater_log::{LogError, Lsn, error_chain};
 use highwater_materializers::FoldError;
 
 use crate::sqlstate;
@@ -94,7 +95,24 @@ impl From<FoldError> for SqlError {
             FoldError::Storage { .. } | FoldError::Row { .. } => sqlstate::DATA_CORRUPTED,
             _ => sqlstate::INTERNAL_ERROR,
         };
-        Self::new(sqlstate, chain(&error))
+        Self::new(sqlstate, error_chain(&error))
+    }
+}
+
+impl From<FeedError> for SqlError {
+    fn from(error: FeedError) -> Self {
+        let sqlstate = match error {
+            FeedError::Snapshot(source) => return source.into(),
+            FeedError::NoTables | FeedError::OtherLog { .. } => sqlstate::INVALID_PARAMETER_VALUE,
+            FeedError::UnknownTable { .. } | FeedError::Dropped { .. } => sqlstate::UNDEFINED_TABLE,
+            FeedError::Beyond { .. } => sqlstate::LSN_NOT_REACHED,
+            FeedError::TooOld { .. } => sqlstate::BELOW_HISTORY,
+            FeedError::Closed => sqlstate::CANNOT_CONNECT_NOW,
+            FeedError::Log(LogError::Poisoned { .. }) => sqlstate::LOG_POISONED,
+            FeedError::Log(LogError::Io { .. }) => sqlstate::IO_ERROR,
+            FeedError::Row { .. } | FeedError::UnknownVersion { .. } | FeedError::Log(_) => sqlstate::DATA_CORRUPTED,
+        };
+        Self::new(sqlstate, error_chain(&error))
     }
 }
 
@@ -205,14 +223,4 @@ fn classify_message(message: &str) -> &'static str {
         ("Cannot infer common", sqlstate::DATATYPE_MISMATCH),
     ];
     known.iter().find(|(part, _)| message.contains(part)).map_or(sqlstate::SYNTAX_OR_ACCESS, |(_, code)| code)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

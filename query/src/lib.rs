@@ -26,7 +26,7 @@ mod transaction;
 pub mod types;
 mod write;
 
-pub use catalog::{CatalogView, QualifiedName};
+pub use catalog::QualifiedName;
 pub use ddl::{ColumnDefinition, SchemaDump, TableDefinition, parse_schema_dump};
 pub use engine::{Engine, EngineOptions};
 pub use error::SqlError;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use datafusion::physical_plan::displayable;
 use datafusion::sql::sqlparser::ast::{Query, Statement};
 use highwater_log::Lsn;
+use highwater_log::commit::ProducerSequence;
 use highwater_log::sequencer::{Acknowledgement, CommitError, Durability, Receipt};
 use highwater_log::value::{ElementType, Value};
 use tokio::sync::oneshot;
@@ -32,6 +33,8 @@ pub struct Session {
     settings: Settings,
     state: TransactionState,
     last_write: Option<Lsn>,
+    /// What the next commit is known as to its writer.
+    number: Option<ProducerSequence>,
     /// A buffered commit whose LSN is not known yet.
     unsynced: Option<oneshot::Receiver<Result<Receipt, CommitError>>>,
 }
@@ -64,7 +67,14 @@ impl Done {
 
 impl Session {
     pub(crate) fn new(engine: Engine) -> Self {
-        Self { engine, settings: Settings::default(), state: TransactionState::None, last_write: None, unsynced: None }
+        Self {
+            engine,
+            settings: Settings::default(),
+            state: TransactionState::None,
+            last_write: None,
+            number: None,
+            unsynced: None,
+        }
     }
 
     /// Runs all statements of a text, and returns what the last one answers. Rows of the others are read to their end and dropped.
@@ -94,11 +104,26 @@ impl Session {
         parsed
     }
 
+    /// Sets what `SET name = 'value'` would.
+    ///
+    /// # Errors
+    /// `22023`, `42704`, `0A000`.
+    pub fn configure(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
+        self.settings.set(&name.to_lowercase(), value)
+    }
+
+    /// Numbers the commit of the next statement, or of the transaction that is open or that it opens: if one of this number stands
+    /// already, that is what the commit answers, and nothing is written. Forgotten with the transaction's end.
+    pub const fn number_commit(&mut self, number: ProducerSequence) {
+        self.number = Some(number);
+    }
+
     /// Runs one statement. Dropping the future leaves the outcome of a write open; a transaction that it was in has failed then.
     ///
     /// # Errors
     /// [`SqlError`]. In a transaction, an error ends it: until ROLLBACK, statements answer `25P02`.
     pub async fn run(&mut self, parsed: Parsed) -> Result<Outcome, SqlError> {
+        self.engine.check_log()?;
         self.note_synced();
         if let TransactionState::Open { has_failed, is_running, .. } = &mut self.state {
             // A query's rows met an error while they were read, or a statement was given up half way.
@@ -121,6 +146,9 @@ impl Session {
         }
         if let TransactionState::Open { is_running, .. } = &mut self.state {
             *is_running = false;
+        }
+        if matches!(self.state, TransactionState::None) {
+            self.number = None;
         }
         outcome
     }
@@ -177,6 +205,15 @@ impl Session {
     #[must_use]
     pub const fn last_write(&self) -> Option<Lsn> {
         self.last_write
+    }
+
+    /// The LSN that the open transaction reads at.
+    #[must_use]
+    pub fn read_lsn(&self) -> Option<Lsn> {
+        match &self.state {
+            TransactionState::Open { transaction, .. } => Some(transaction.at()),
+            TransactionState::None | TransactionState::Failed => None,
+        }
     }
 
     /// Whether a transaction is open, failed ones included.
@@ -273,7 +310,8 @@ impl Session {
             return Ok(None);
         }
         let durability = self.settings.durability();
-        let set = transaction.into_write_set(durability)?;
+        let mut set = transaction.into_write_set(durability)?;
+        set.producer = self.number;
         if set.changes.is_empty() {
             return Ok(None);
         }

@@ -1,5 +1,7 @@
 //! SQLSTATE codes: PostgreSQL's, and our own in class `HW`.
 
+/// `08003`: there is no such session.
+pub const NO_SUCH_SESSION: &str = "08003";
 /// `0A000`
 pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
 /// `21000`: a scalar subquery gave more than one row.
@@ -68,10 +70,14 @@ pub const DUPLICATE_TABLE: &str = "42P07";
 pub const INVALID_TABLE_DEFINITION: &str = "42P16";
 /// `53200`
 pub const OUT_OF_MEMORY: &str = "53200";
+/// `53300`
+pub const TOO_MANY_CONNECTIONS: &str = "53300";
 /// `54000`
 pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
 /// `54001`: a statement too long or nested too deep.
 pub const STATEMENT_TOO_COMPLEX: &str = "54001";
+/// `55006`: another call has the session.
+pub const OBJECT_IN_USE: &str = "55006";
 /// `57P03`: the database takes no writes now.
 pub const CANNOT_CONNECT_NOW: &str = "57P03";
 /// `58030`

@@ -33,14 +33,19 @@ pub struct RowStream {
 }
 
 impl RowStream {
+    /// A result that is made elsewhere: its batches have this schema, whose fields carry their column types.
+    #[must_use]
+    pub fn new(
+        schema: SchemaRef,
+        lsn: Lsn,
+        batches: impl Stream<Item = Result<RecordBatch, SqlError>> + Send + 'static,
+    ) -> Self {
+        Self { schema, lsn, batches: Box::pin(batches), has_failed: Arc::default() }
+    }
+
     /// A result that is there already.
     pub(crate) fn of(batch: RecordBatch, lsn: Lsn) -> Self {
-        Self {
-            schema: batch.schema(),
-            lsn,
-            batches: Box::pin(futures::stream::iter([Ok(batch)])),
-            has_failed: Arc::default(),
-        }
+        Self::new(batch.schema(), lsn, futures::stream::iter([Ok(batch)]))
     }
 
     /// Its columns; each field carries its column type (see [`crate::types`]).
@@ -196,7 +201,7 @@ fn named_stream(stream: SendableRecordBatchStream, names: &ResultNames, lsn: Lsn
     let schema: SchemaRef = Arc::new(Schema::new(fields));
     let batch_schema = Arc::clone(&schema);
     let batches = stream.map(move |batch| types::canonical_batch(&batch?, &batch_schema));
-    Ok(RowStream { schema, lsn, batches: Box::pin(batches), has_failed: Arc::default() })
+    Ok(RowStream::new(schema, lsn, batches))
 }
 
 /// An identifier, quoted.

@@ -32,6 +32,7 @@ pub struct Write {
 
 impl Write {
     pub(crate) fn begin(engine: Engine) -> Result<Self, SqlError> {
+        engine.check_log()?;
         let transaction = Transaction::begin(engine.folds(), engine.visible(), engine.now_micros())?;
         Ok(Self { engine, transaction, inserts: None })
     }
@@ -167,7 +168,7 @@ impl Write {
     pub fn find(&mut self, table: &Arc<Table>, values: &[Option<OwnedValue>]) -> Result<Option<Bytes>, SqlError> {
         self.apply_inserts()?;
         let wanted: Vec<_> = values.iter().map(|value| value.as_ref().map(OwnedValue::as_value)).collect();
-        let everything = KeyRange { start: Bytes::new(), end: None };
+        let everything = KeyRange::all();
         for item in self.transaction.source().rows(table, &everything)? {
             let (key, row) = item?;
             if row.view(table)?.values()? == wanted {
@@ -181,12 +182,6 @@ impl Write {
     #[must_use]
     pub fn read_lsn(&self) -> Lsn {
         self.transaction.at()
-    }
-
-    /// Whether there is anything to commit.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.inserts.is_none() && !self.transaction.has_writes()
     }
 
     /// Commits, durably, blocking the thread meanwhile: if nobody else is committing, it is this thread that does. With a `producer`,

@@ -142,7 +142,7 @@ async fn shell(session: &mut Session, format: Format, data: &std::path::Path) ->
 /// In the shell an error is told, and the shell goes on.
 fn report(outcome: Result<(), CliError>) {
     if let Err(error) = outcome {
-        eprintln!("{}", super::chain(&error));
+        eprintln!("{}", highwater_log::error_chain(&error));
     }
 }
 

@@ -84,6 +84,10 @@ impl Pipeline {
     /// The group is not durable: it ends *not committed* or *unknown*, what was accepted after it *not committed*.
     fn fail(&self, pending: Vec<Pending>, before: Lsn, error: &LogError) {
         let cause: Arc<str> = error.to_string().into();
+        if let LogError::Poisoned { .. } = error {
+            // Only the first cause counts.
+            let _ = self.shared.poison.set(Arc::clone(&cause));
+        }
         tracing::error!(after = before.value(), commits = pending.len(), %error, "a group was not committed");
         let last = pending.last().map_or(before, |pending| pending.commit.lsn);
         let retries = {

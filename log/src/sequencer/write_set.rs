@@ -134,6 +134,12 @@ pub struct KeyRange {
 }
 
 impl KeyRange {
+    /// All keys.
+    #[must_use]
+    pub const fn all() -> Self {
+        Self { start: Bytes::new(), end: None }
+    }
+
     /// Whether `key` lies in the range.
     #[must_use]
     pub fn contains(&self, key: &[u8]) -> bool {

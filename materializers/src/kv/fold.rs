@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use highwater_log::commit::ProducerSequence;
 use highwater_log::position::{RowId, StorageId, TableId};
-use highwater_log::row::{CodecError, Row, merge};
+use highwater_log::row::{CodecError, Row};
 use highwater_log::{Change, Commit, Lsn};
 
 use crate::catalog::Catalog;
@@ -48,7 +48,7 @@ struct Image<'a> {
 impl<'a> Image<'a> {
     /// The row seen with the columns of `table`.
     fn row_of(self, table: &'a Table) -> Result<TableRow<'a>, CodecError> {
-        Ok(TableRow::new(Row::parse(self.table.layout(), self.bytes)?, table))
+        TableRow::parse(self.table, self.bytes, table)
     }
 }
 
@@ -68,10 +68,7 @@ impl Fold<'_> {
                 let current = self.current(*table, &new);
                 self.in_row(*table, |fold| {
                     let mut after = Vec::new();
-                    let (old_row, partial) = (Row::parse(old.layout(), before)?, Row::parse(new.layout(), changed)?);
-                    let missing: Vec<_> =
-                        (0..new.layout().columns().len()).map(|place| new.missing(place)).collect::<Result<_, _>>()?;
-                    merge(&old_row, &partial, |place| missing[place], &mut after)?;
+                    new.merge(&old, before, changed, &mut after)?;
                     let before = Image { table: &old, bytes: before };
                     fold.put(&current, *row, Some(before), Image { table: &new, bytes: &after })
                 })
@@ -80,7 +77,7 @@ impl Fold<'_> {
                 let old = self.version_of(*table, before)?;
                 let current = self.current(*table, &old);
                 self.in_row(*table, |fold| {
-                    let view = TableRow::new(Row::parse(old.layout(), before)?, &current);
+                    let view = TableRow::parse(&old, before, &current)?;
                     let key = current.row_key(&view, *row)?;
                     for unique in current.uniques() {
                         let (index_key, _) = current.unique_key(unique, &view, &key)?;

@@ -61,7 +61,7 @@ impl Settings {
         self.is_read_only
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
+    pub(super) fn set(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
         let invalid = || {
             let message = format!("invalid value for parameter \"{name}\": \"{value}\"");
             SqlError::new(sqlstate::INVALID_PARAMETER_VALUE, message)

@@ -1,0 +1,81 @@
+//! Why a feed cannot begin, or cannot go on.
+
+use highwater_log::row::CodecError;
+use highwater_log::{LogError, LogId, Lsn};
+use highwater_materializers::FoldError;
+
+/// A feed that ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// No table was named.
+    #[error("a feed needs at least one table")]
+    NoTables,
+    /// There is no such table now.
+    #[error("relation \"{name}\" does not exist")]
+    UnknownTable {
+        /// The name.
+        name: String,
+    },
+    /// The cursor is of another log: of another database, or of one that this one was restored over. Take a snapshot.
+    #[error("the cursor is of log {given}, this database's log is {own}: begin again with a snapshot")]
+    OtherLog {
+        /// The cursor's log.
+        given: LogId,
+        /// This database's.
+        own: LogId,
+    },
+    /// The position lies beyond what there is.
+    #[error("lsn {after} lies beyond {visible}, the last visible commit")]
+    Beyond {
+        /// The position.
+        after: Lsn,
+        /// The last visible commit.
+        visible: Lsn,
+    },
+    /// What comes after the position is not kept any more. Take a snapshot, or begin at `earliest`.
+    #[error("commits after lsn {after} are gone; the earliest retained is {earliest}: begin again with a snapshot")]
+    TooOld {
+        /// The position.
+        after: Lsn,
+        /// The earliest commit that is still there.
+        earliest: Lsn,
+    },
+    /// All tables of the feed are dropped. Everything up to there was told.
+    #[error("all tables of the feed were dropped, the last at lsn {lsn}")]
+    Dropped {
+        /// Where the last one was dropped.
+        lsn: Lsn,
+    },
+    /// The database is closing. Go on from the last cursor when it is open again.
+    #[error("the database is closing")]
+    Closed,
+    /// A row of the log or of the snapshot cannot be decoded.
+    #[error("a row at lsn {lsn}")]
+    Row {
+        /// The commit.
+        lsn: Lsn,
+        /// What is wrong with it.
+        source: CodecError,
+    },
+    /// A commit names a version of a table that no commit before it defines: a defect, or a damaged log.
+    #[error("a row at lsn {lsn} is of a version of its table that the catalog does not know")]
+    UnknownVersion {
+        /// The commit.
+        lsn: Lsn,
+    },
+    /// The log cannot be read.
+    #[error("cannot read the log")]
+    Log(#[source] LogError),
+    /// The snapshot cannot be read. Begin again.
+    #[error("cannot read the snapshot")]
+    Snapshot(#[from] FoldError),
+}
+
+impl From<LogError> for FeedError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::BelowRetained { after, earliest } => Self::TooOld { after, earliest },
+            other => Self::Log(other),
+        }
+    }
+}

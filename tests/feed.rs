@@ -1,0 +1,254 @@
+//! Changefeeds: what they tell is what was committed, whole, in order, each once.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::FutureExt;
+use highwater::format::{OwnedEvent, OwnedEvents, PlainLines};
+use highwater::{Batch, BatchKind, Cursor, Database, Feed, FeedError, FeedOptions, FeedStart, LogId, Lsn};
+use serde_json::{Value, json};
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
+}
+
+/// Marks come as soon as the end is reached, so that tests wait for nothing.
+const AT_ONCE: FeedOptions = FeedOptions { progress_after: Duration::ZERO };
+
+/// The batches up to the next one of this kind.
+async fn read_to(feed: &mut Feed, kind: BatchKind, bytes_target: usize) -> (Vec<Value>, Vec<Batch>) {
+    let (mut lines, mut events, mut batches) = (PlainLines::default(), Vec::new(), Vec::new());
+    loop {
+        let batch = feed.next(&mut lines, bytes_target).await.unwrap();
+        let text = lines.take();
+        assert_eq!(text.lines().count(), batch.count as usize);
+        events.extend(text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+        batches.push(batch);
+        if batch.kind == kind {
+            return (events, batches);
+        }
+    }
+}
+
+async fn run(database: &Database, sql: &str) {
+    database.sql(sql).await.unwrap();
+}
+
+#[test]
+fn a_snapshot_and_what_follows_leave_no_gap() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY, name text, price numeric(8,2))").await;
+        run(&database, "CREATE TABLE other (id integer PRIMARY KEY)").await;
+        run(&database, "INSERT INTO t VALUES (2, 'two', 2.50), (1, NULL, 0)").await;
+        let mut feed = database.subscribe(&["t"], FeedStart::Snapshot, AT_ONCE).unwrap();
+        run(&database, "UPDATE t SET price = 3 WHERE id = 2; INSERT INTO other VALUES (1)").await;
+        run(&database, "UPDATE t SET id = 7 WHERE id = 1; ALTER TABLE t ADD COLUMN seen boolean DEFAULT false").await;
+        run(&database, "UPDATE t SET name = 'II' WHERE id = 2; TRUNCATE t; INSERT INTO other VALUES (2)").await;
+        let (events, batches) = read_to(&mut feed, BatchKind::Progress, 1 << 20).await;
+        let columns = json!([
+            {"name": "id", "type": "integer", "nullable": false},
+            {"name": "name", "type": "text", "nullable": true},
+            {"name": "price", "type": "numeric(8,2)", "nullable": true},
+        ]);
+        let mut wider = columns.as_array().unwrap().clone();
+        wider.push(json!({"name": "seen", "type": "boolean", "nullable": true}));
+        let expected = [
+            json!({"lsn": 3, "table": "public.t", "schema": {"columns": columns, "key": ["id"]}}),
+            json!({"lsn": 3, "pos": 0, "table": "public.t", "op": "insert", "key": {"id": 1}, "before": null,
+                "after": {"id": 1, "name": null, "price": "0.00"}}),
+            json!({"lsn": 3, "pos": 1, "table": "public.t", "op": "insert", "key": {"id": 2}, "before": null,
+                "after": {"id": 2, "name": "two", "price": "2.50"}}),
+            json!({"lsn": 3, "ready": true}),
+            json!({"lsn": 4, "pos": 0, "table": "public.t", "op": "update", "key": {"id": 2},
+                "before": {"id": 2, "name": "two", "price": "2.50"}, "after": {"id": 2, "name": "two", "price": "3.00"}}),
+            json!({"lsn": 6, "pos": 0, "table": "public.t", "op": "delete", "key": {"id": 1},
+                "before": {"id": 1, "name": null, "price": "0.00"}, "after": null}),
+            json!({"lsn": 6, "pos": 1, "table": "public.t", "op": "insert", "key": {"id": 7}, "before": null,
+                "after": {"id": 7, "name": null, "price": "0.00"}}),
+            json!({"lsn": 7, "table": "public.t", "schema": {"columns": wider, "key": ["id"]}}),
+            json!({"lsn": 8, "pos": 0, "table": "public.t", "op": "update", "key": {"id": 2},
+                "before": {"id": 2, "name": "two", "price": "3.00", "seen": false},
+                "after": {"id": 2, "name": "II", "price": "3.00", "seen": false}}),
+            json!({"lsn": 9, "pos": 0, "table": "public.t", "op": "truncate", "key": null, "before": null, "after": null}),
+            json!({"lsn": 10, "progress": true}),
+        ];
+        assert_eq!(events, expected);
+        let kinds: Vec<_> = batches.iter().map(|batch| batch.kind).collect();
+        let expected =
+            [BatchKind::Schema, BatchKind::Snapshot, BatchKind::Ready, BatchKind::Changes, BatchKind::Progress];
+        assert_eq!(kinds, expected);
+        assert!(batches[..2].iter().all(|batch| batch.cursor.is_none()), "a snapshot cannot be gone on with");
+        assert_eq!(batches[4].cursor, Some(Cursor::after(database.log_id(), Lsn::new(10))));
+    });
+}
+
+#[test]
+fn every_cursor_goes_on_with_the_next_change_however_small_the_batches() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY); CREATE TABLE u (id integer PRIMARY KEY)").await;
+        for n in 0..5 {
+            let values = |from: i32| (from..from + 4).map(|id| format!("({id})")).collect::<Vec<_>>().join(",");
+            run(
+                &database,
+                &format!("BEGIN; INSERT INTO t VALUES {0}; INSERT INTO u VALUES {0}; COMMIT", values(n * 10)),
+            )
+            .await;
+            run(&database, &format!("DELETE FROM t WHERE id > {}", n * 10 + 1)).await;
+        }
+        let start = FeedStart::After(Lsn::ORIGIN);
+        let mut whole = database.subscribe(&["t"], start, AT_ONCE).unwrap();
+        let (all, _) = read_to(&mut whole, BatchKind::Ready, 1 << 20).await;
+        let changes = |events: &[Value]| -> Vec<Value> {
+            events.iter().filter(|event| event.get("op").is_some()).cloned().collect()
+        };
+        assert_eq!(changes(&all).len(), 5 * 4 + 5 * 2);
+        // One event a batch, and from each cursor the rest: together the whole, each once.
+        let mut feed = database.subscribe(&["t"], start, AT_ONCE).unwrap();
+        let (_, batches) = read_to(&mut feed, BatchKind::Ready, 1).await;
+        let mut told = 0;
+        for batch in batches.iter().filter(|batch| batch.kind == BatchKind::Changes) {
+            told += batch.count as usize;
+            let cursor = FeedStart::Cursor(batch.cursor.unwrap());
+            let mut rest = database.subscribe(&["t"], cursor, AT_ONCE).unwrap();
+            let (rest, _) = read_to(&mut rest, BatchKind::Ready, 1 << 20).await;
+            let (rest, all): (Vec<_>, _) = (changes(&rest), &all);
+            let expected: Vec<_> =
+                all.iter().filter(|event| event.get("ready").is_none()).skip(told).cloned().collect();
+            assert_eq!(rest, changes(&expected), "behind {:?}", batch.cursor);
+        }
+        let ends = batches.iter().filter(|batch| batch.kind == BatchKind::Changes && batch.ends_commit).count();
+        assert_eq!(ends, 11, "ten commits of rows and the table's own");
+    });
+}
+
+#[test]
+fn a_feed_that_cannot_begin_says_why() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY)").await;
+        let error = |tables: &[&str], start| database.subscribe(tables, start, AT_ONCE).err().unwrap();
+        assert!(matches!(error(&[], FeedStart::Now), FeedError::NoTables));
+        assert!(matches!(error(&["t", "nothing"], FeedStart::Now), FeedError::UnknownTable { name } if name == "public.nothing"));
+        let beyond = error(&["t"], FeedStart::After(Lsn::new(2)));
+        assert!(matches!(beyond, FeedError::Beyond { .. }), "{beyond}");
+        let inside = Cursor { log: database.log_id(), lsn: Lsn::new(1), position: 1 };
+        assert!(matches!(error(&["t"], FeedStart::Cursor(inside)), FeedError::Beyond { .. }));
+        let other = Cursor::after(LogId::from_bytes([1; 16]), Lsn::ORIGIN);
+        assert!(matches!(error(&["t"], FeedStart::Cursor(other)), FeedError::OtherLog { .. }));
+    });
+}
+
+#[test]
+fn a_feed_ends_with_its_last_table_and_takes_no_other_of_the_name() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY); CREATE TABLE u (id integer)").await;
+        let mut feed = database.subscribe(&["t", "u"], FeedStart::Now, AT_ONCE).unwrap();
+        run(&database, "INSERT INTO u VALUES (5); DROP TABLE t").await;
+        // Another table, though of the same name.
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY); INSERT INTO t VALUES (1); DROP TABLE u").await;
+        let mut lines = PlainLines::default();
+        let error = loop {
+            match feed.next(&mut lines, 1 << 20).await {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, FeedError::Dropped { .. }), "{error}");
+        let told: Vec<Value> = lines.take().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<_> = told[2..].to_vec();
+        let row = json!({"lsn": 3, "pos": 0, "table": "public.u", "op": "insert", "key": {"hw_row_id": 0}, "before": null,
+            "after": {"id": 5}});
+        let mut row_told = told[1].clone();
+        row_told["key"]["hw_row_id"] = json!(0);
+        assert_eq!(row_told, row);
+        assert_eq!(told[0], json!({"lsn": 2, "ready": true}));
+        assert_eq!(told[2], json!({"lsn": 4, "table": "public.t", "schema": null}));
+        assert_eq!(told[3], json!({"lsn": 7, "table": "public.u", "schema": null}));
+        assert_eq!(told.len(), 4);
+    });
+}
+
+#[test]
+fn progress_is_told_once_for_all_that_does_not_concern_the_feed() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY); CREATE TABLE u (id integer PRIMARY KEY)").await;
+        let mut feed = database.subscribe(&["t"], FeedStart::Now, AT_ONCE).unwrap();
+        read_to(&mut feed, BatchKind::Ready, 1 << 20).await;
+        for n in 0..10 {
+            run(&database, &format!("INSERT INTO u VALUES ({n})")).await;
+        }
+        let (events, _) = read_to(&mut feed, BatchKind::Progress, 1 << 20).await;
+        assert_eq!(events, [json!({"lsn": 12, "progress": true})]);
+        let mut lines = PlainLines::default();
+        assert!(feed.next(&mut lines, 1).now_or_never().is_none(), "nothing more to tell");
+        drop(database);
+        assert!(matches!(feed.next(&mut lines, 1).await, Err(FeedError::Closed)));
+    });
+}
+
+#[test]
+fn a_slow_reader_reads_from_the_log_and_folds_to_the_same_rows() {
+    runtime().block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::open(directory.path()).unwrap();
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY, n bigint)").await;
+        let values: Vec<_> = (0..500).map(|id| format!("({id}, 0)")).collect();
+        run(&database, &format!("INSERT INTO t VALUES {}", values.join(","))).await;
+        let mut feed = database.subscribe(&["t"], FeedStart::Snapshot, AT_ONCE).unwrap();
+        let mut lines = OwnedEvents::default();
+        feed.next(&mut lines, 1).await.unwrap();
+        // More than the newest commits that are kept in memory.
+        let wide = "x".repeat(1000);
+        run(&database, "ALTER TABLE t ADD COLUMN note text").await;
+        for round in 0..120 {
+            let sql = format!("UPDATE t SET n = n + id, note = '{wide}' WHERE id % 3 = {}", round % 3);
+            run(&database, &sql).await;
+        }
+        run(&database, "DELETE FROM t WHERE id % 7 = 0").await;
+        let mut rows: BTreeMap<String, String> = BTreeMap::new();
+        let mut last = (Lsn::ORIGIN, 0);
+        'read: loop {
+            feed.next(&mut lines, 4096).await.unwrap();
+            for event in lines.take() {
+                match event {
+                    OwnedEvent::Change(change) => {
+                        let key = |row: &[Option<highwater::OwnedValue>]| format!("{:?}", row[0]);
+                        let old = change.before.as_deref().map(|row| (key(row), format!("{:?}", &row[..2])));
+                        if let Some((key, row)) = old {
+                            assert_eq!(rows.remove(&key), Some(row), "the image of before is what was told");
+                        }
+                        if let Some(row) = change.after {
+                            assert_eq!(rows.insert(key(&row), format!("{:?}", &row[..2])), None);
+                        }
+                        assert!((change.lsn, change.position + 1) > last, "in order, each once");
+                        last = (change.lsn, change.position + 1);
+                    }
+                    OwnedEvent::Progress { lsn } if lsn == database.visible() => break 'read,
+                    _ => {}
+                }
+            }
+        }
+        let highwater::Outcome::Rows(stream) = database.sql("SELECT id, n FROM t").await.unwrap() else { panic!() };
+        let mut expected = BTreeMap::new();
+        for batch in stream.collect().await.unwrap() {
+            let schema = batch.schema();
+            for row in 0..batch.num_rows() {
+                let value = |column: usize| {
+                    let column_type = highwater::types::column_type(schema.field(column)).unwrap();
+                    highwater::types::value_at(batch.column(column), row, column_type).unwrap()
+                };
+                expected.insert(format!("{:?}", value(0)), format!("{:?}", [value(0), value(1)]));
+            }
+        }
+        assert_eq!(rows, expected);
+        assert_eq!(expected.len(), 500 - 72);
+        drop(feed);
+        database.close().unwrap();
+    });
+}
