@@ -1,8 +1,12 @@
 //! The command line: standard output holds what was asked for and nothing else, exit codes mean something.
 
+mod demo;
+mod feed;
 mod ingest;
 mod log;
 mod output;
+mod place;
+mod server;
 mod sql;
 
 use std::io::ErrorKind;
@@ -10,6 +14,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use highwater_log::error_chain;
+
+pub(crate) use output::{Format, RowWriter};
 
 /// A streaming, event-sourced database: one log, and everything else folded from it.
 #[derive(Debug, Parser)]
@@ -21,6 +27,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See it work: a recorded change stream goes in, and what comes out is watched and checked.
+    Demo(demo::DemoCommand),
+    /// Serve the database by gRPC and HTTP.
+    Server(server::ServerCommand),
+    /// Follow changes.
+    Feed(feed::FeedCommand),
     /// Look into the log of a data directory, with the server stopped or running.
     Log(log::LogCommand),
     /// Ingest change events from a file or standard input.
@@ -34,6 +46,9 @@ impl Cli {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
+            Command::Demo(command) => command.run(),
+            Command::Server(command) => command.run(),
+            Command::Feed(command) => command.run(),
             Command::Log(command) => command.run(),
             Command::Ingest(command) => command.run(),
             Command::Sql(command) => command.run(),
@@ -52,12 +67,15 @@ impl Cli {
 
 /// Why a command failed.
 #[derive(Debug)]
-enum CliError {
+pub(crate) enum CliError {
     Log(highwater_log::LogError),
     Fold(highwater_materializers::FoldError),
     Open(crate::OpenError),
     Sql(highwater_query::SqlError),
     Ingest(highwater_connectors::sources::file::IngestError),
+    Server(crate::ServerError),
+    Client(crate::client::ClientError),
+    Demo(crate::demo::DemoError),
     Input(std::io::Error),
     Output(std::io::Error),
     Runtime(std::io::Error),
@@ -71,6 +89,9 @@ impl std::fmt::Display for CliError {
             Self::Open(error) => error.fmt(f),
             Self::Sql(error) => write!(f, "{error} ({})", error.sqlstate),
             Self::Ingest(error) => error.fmt(f),
+            Self::Server(error) => error.fmt(f),
+            Self::Client(error) => error.fmt(f),
+            Self::Demo(error) => error.fmt(f),
             Self::Input(error) => write!(f, "cannot read the input: {error}"),
             Self::Runtime(error) => write!(f, "cannot start threads: {error}"),
             Self::Output(error) => write!(f, "cannot write to standard output: {error}"),
@@ -85,6 +106,9 @@ impl std::error::Error for CliError {
             Self::Fold(error) => error.source(),
             Self::Open(error) => error.source(),
             Self::Ingest(error) => error.source(),
+            Self::Server(error) => error.source(),
+            Self::Client(error) => error.source(),
+            Self::Demo(error) => error.source(),
             Self::Sql(_) | Self::Input(_) | Self::Output(_) | Self::Runtime(_) => None,
         }
     }
@@ -117,6 +141,24 @@ impl From<highwater_query::SqlError> for CliError {
 impl From<highwater_connectors::sources::file::IngestError> for CliError {
     fn from(error: highwater_connectors::sources::file::IngestError) -> Self {
         Self::Ingest(error)
+    }
+}
+
+impl From<crate::ServerError> for CliError {
+    fn from(error: crate::ServerError) -> Self {
+        Self::Server(error)
+    }
+}
+
+impl From<crate::client::ClientError> for CliError {
+    fn from(error: crate::client::ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<crate::demo::DemoError> for CliError {
+    fn from(error: crate::demo::DemoError) -> Self {
+        Self::Demo(error)
     }
 }
 

@@ -1,7 +1,10 @@
 //! Highwater, the database as a whole: embedded as [`Database`], and the command line.
 
 pub mod cli;
+mod client;
 mod database;
+mod demo;
+mod server;
 
 pub use database::{Database, OpenError, Options};
 pub use highwater_changefeed::{Batch, BatchKind, Cursor, Feed, FeedError, FeedOptions, FeedStart, format};
@@ -9,3 +12,4 @@ pub use highwater_log::value::OwnedValue;
 pub use highwater_log::{LogId, Lsn};
 pub use highwater_materializers::Progress;
 pub use highwater_query::{Done, Outcome, RowStream, Session, SqlError, sqlstate, types};
+pub use server::{Server, ServerError, ServerOptions};

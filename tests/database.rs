@@ -160,3 +160,59 @@ fn statements_that_mean_harm_are_refused() {
         assert_eq!(sqlstate_of(zero), sqlstate::CHARACTER_NOT_IN_REPERTOIRE);
     });
 }
+
+#[test]
+fn damage_that_shows_in_a_read_is_mended_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let database = Database::open(directory.path()).unwrap();
+        database.sql("CREATE TABLE t (id integer PRIMARY KEY, v text)").await.unwrap();
+        let rows: Vec<_> = (0..5_000).map(|id| format!("({id}, 'value {id} {}')", "x".repeat(id % 97))).collect();
+        database.sql(&format!("INSERT INTO t VALUES {}", rows.join(","))).await.unwrap();
+        let query = "SELECT count(*) || ' ' || sum(length(v)) FROM t";
+        let expected = cell(&mut database.session(), query).await.unwrap();
+        database.close().unwrap();
+        // In the middle of every file of rows: their blocks are read when they are needed.
+        let mut damaged = 0;
+        let mut folders = vec![directory.path().join("materialized")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let mut bytes = std::fs::read(&path).unwrap();
+                if bytes.len() > 32 * 1024 {
+                    let middle = bytes.len() / 2;
+                    bytes[middle] ^= 0x10;
+                    std::fs::write(&path, bytes).unwrap();
+                    damaged += 1;
+                }
+            }
+        }
+        assert!(damaged > 0, "there are files of rows");
+        let database = Database::open(directory.path()).unwrap();
+        let mut errors = 0;
+        let found = loop {
+            match cell(&mut database.session(), query).await {
+                Ok(found) => break found,
+                // Until the rows are folded anew, and for a read that this overtakes.
+                Err(error) => {
+                    let known = [sqlstate::DATA_CORRUPTED, sqlstate::SERIALIZATION_FAILURE, sqlstate::LSN_NOT_REACHED];
+                    assert!(known.contains(&error.sqlstate), "{error} ({})", error.sqlstate);
+                    errors += 1;
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+            }
+        };
+        assert!(errors > 0, "the damage was met");
+        assert_eq!(found, expected);
+        // Writes go on behind the mending.
+        while let Err(error) = database.sql("INSERT INTO t VALUES (-1, 'after')").await {
+            assert_eq!(error.sqlstate, sqlstate::CANNOT_CONNECT_NOW, "{error}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        database.close().unwrap();
+    });
+}

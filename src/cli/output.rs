@@ -3,18 +3,19 @@
 use std::io::{self, Write};
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 use clap::ValueEnum;
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use futures::StreamExt;
 use highwater_changefeed::format::json;
+use highwater_log::Lsn;
 use highwater_log::value::{ColumnType, ElementType};
-use highwater_query::{RowStream, types};
+use highwater_query::types;
 
 use super::CliError;
 
 /// How results are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// Aligned columns, for people.
     #[default]
     Table,
@@ -29,38 +30,56 @@ pub(super) enum Format {
 }
 
 /// Writes a result as its rows come, and the LSN that it was read at to standard error where the format has no place for it.
-pub(super) async fn write_rows(mut rows: RowStream, format: Format, out: &mut dyn Write) -> Result<u64, CliError> {
-    let schema = std::sync::Arc::clone(rows.schema());
-    let columns: Vec<Column> = schema
-        .fields()
-        .iter()
-        .map(|field| Ok(Column { name: field.name().clone(), column_type: types::column_type(field)? }))
-        .collect::<Result<_, CliError>>()?;
-    let lsn = rows.lsn();
-    let mut count = 0;
-    let mut table = new_table(&columns);
-    write_head(format, &columns, lsn.value(), out)?;
-    while let Some(batch) = rows.next().await {
-        let batch = batch?;
-        match format {
-            Format::Table => add_rows(&mut table, &columns, &batch)?,
-            _ => write_batch(format, &columns, &batch, count == 0, out)?,
+pub(crate) struct RowWriter<W> {
+    format: Format,
+    columns: Vec<Column>,
+    lsn: Lsn,
+    count: u64,
+    /// A table is written at the end: its columns are as wide as their widest cell.
+    table: Table,
+    out: W,
+}
+
+impl<W: Write> RowWriter<W> {
+    /// Begins a result of these columns.
+    pub(crate) fn begin(schema: &Schema, lsn: Lsn, format: Format, mut out: W) -> Result<Self, CliError> {
+        let columns: Vec<Column> = schema
+            .fields()
+            .iter()
+            .map(|field| Ok(Column { name: field.name().clone(), column_type: types::column_type(field)? }))
+            .collect::<Result<_, CliError>>()?;
+        write_head(format, &columns, lsn.value(), &mut out)?;
+        let table = new_table(&columns);
+        Ok(Self { format, columns, lsn, count: 0, table, out })
+    }
+
+    /// Writes the next rows.
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), CliError> {
+        match self.format {
+            Format::Table => add_rows(&mut self.table, &self.columns, batch)?,
+            _ => write_batch(self.format, &self.columns, batch, self.count == 0, &mut self.out)?,
         }
-        count += batch.num_rows() as u64;
+        self.count += batch.num_rows() as u64;
+        Ok(())
     }
-    match format {
-        Format::Table => {
-            let plural = if count == 1 { "" } else { "s" };
-            writeln!(out, "{table}\n({count} row{plural}, lsn {lsn})")?;
+
+    /// Ends the result.
+    pub(crate) fn finish(mut self) -> Result<(), CliError> {
+        let (count, lsn) = (self.count, self.lsn);
+        match self.format {
+            Format::Table => {
+                let plural = if count == 1 { "" } else { "s" };
+                writeln!(self.out, "{}\n({count} row{plural}, lsn {lsn})", self.table)?;
+            }
+            Format::Json => writeln!(self.out, "]}}")?,
+            Format::Jsonl | Format::Csv | Format::Tsv => {}
         }
-        Format::Json => writeln!(out, "]}}")?,
-        Format::Jsonl | Format::Csv | Format::Tsv => {}
+        self.out.flush()?;
+        if !matches!(self.format, Format::Table | Format::Json) {
+            eprintln!("lsn {lsn}");
+        }
+        Ok(())
     }
-    out.flush()?;
-    if !matches!(format, Format::Table | Format::Json) {
-        eprintln!("lsn {lsn}");
-    }
-    Ok(count)
 }
 
 struct Column {

@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use futures::StreamExt;
+use highwater_log::Lsn;
 use highwater_query::{Outcome, Session};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::output::{Format, write_rows};
+use super::output::{Format, RowWriter};
+use super::place::Place;
 use super::{CliError, open_database};
-use crate::Database;
+use crate::client::{Client, RemoteSession, Reply};
 
 /// Run SQL: a statement, a script, or a shell.
 #[derive(Debug, Args)]
@@ -24,9 +27,8 @@ pub(super) struct SqlCommand {
     #[arg(long, conflicts_with = "statements")]
     file: Option<PathBuf>,
 
-    /// The data directory. It is opened by this process: no server may run on it.
-    #[arg(long, default_value = "./highwater-data", env = "HIGHWATER_DATA")]
-    data: PathBuf,
+    #[command(flatten)]
+    place: Place,
 
     /// How results are written.
     #[arg(long, value_enum, default_value_t)]
@@ -36,15 +38,27 @@ pub(super) struct SqlCommand {
 impl SqlCommand {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
         let runtime = super::runtime()?;
-        let database = open_database(&self.data)?;
-        let outcome = runtime.block_on(self.run_in(&database));
-        // Also behind an error: what was committed before it is closed in good order.
-        database.close()?;
-        outcome
+        let Some(url) = &self.place.url else {
+            let database = open_database(&self.place.data)?;
+            let mut connection = Connection::Embedded(Box::new(database.session()));
+            let outcome = runtime.block_on(self.run_in(&mut connection));
+            drop(connection);
+            // Also behind an error: what was committed before it is closed in good order.
+            database.close()?;
+            return outcome;
+        };
+        runtime.block_on(async {
+            let session = Client::connect(url).await?.session().await?;
+            let mut connection = Connection::Remote(session);
+            let outcome = self.run_in(&mut connection).await;
+            if let Connection::Remote(session) = connection {
+                session.close().await;
+            }
+            outcome
+        })
     }
 
-    async fn run_in(&self, database: &Database) -> Result<ExitCode, CliError> {
-        let mut session = database.session();
+    async fn run_in(&self, connection: &mut Connection) -> Result<ExitCode, CliError> {
         let script = match (&self.statements, &self.file) {
             (Some(statements), _) => Some(statements.clone()),
             (None, Some(path)) if path.as_os_str() == "-" => {
@@ -61,51 +75,91 @@ impl SqlCommand {
             }
         };
         match script {
-            Some(script) => run_script(&mut session, &script, self.output).await?,
-            None => shell(&mut session, self.output, &self.data).await?,
+            Some(script) => connection.run_script(&script, self.output).await?,
+            None => shell(connection, self.output, &self.place).await?,
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Runs statements until one fails.
-async fn run_script(session: &mut Session, script: &str, format: Format) -> Result<(), CliError> {
-    for parsed in session.parse(script)? {
-        let outcome = session.run(parsed).await?;
-        show(outcome, format).await?;
-    }
-    Ok(())
+/// Where statements are run.
+enum Connection {
+    Embedded(Box<Session>),
+    Remote(RemoteSession),
 }
 
-async fn show(outcome: Outcome, format: Format) -> Result<(), CliError> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    match outcome {
-        Outcome::Rows(rows) => {
-            write_rows(rows, format, &mut out).await?;
+impl Connection {
+    fn is_in_transaction(&self) -> bool {
+        match self {
+            Self::Embedded(session) => session.is_in_transaction(),
+            Self::Remote(session) => session.is_in_transaction(),
         }
-        Outcome::Done(done) if done.tag.is_empty() => {}
-        Outcome::Done(done) => {
-            let lsn = done.lsn.map_or(String::new(), |lsn| format!(" (lsn {lsn})"));
-            match format {
-                Format::Table => writeln!(out, "{}{lsn}", done.tag)?,
-                // Standard output holds rows and nothing else.
-                _ => eprintln!("{}{lsn}", done.tag),
+    }
+
+    /// Runs statements until one fails, showing what each answers.
+    async fn run_script(&mut self, script: &str, format: Format) -> Result<(), CliError> {
+        let mut out = io::BufWriter::new(io::stdout());
+        match self {
+            Self::Embedded(session) => {
+                for parsed in session.parse(script)? {
+                    match session.run(parsed).await? {
+                        Outcome::Rows(mut rows) => {
+                            let mut writer = RowWriter::begin(rows.schema(), rows.lsn(), format, &mut out)?;
+                            while let Some(batch) = rows.next().await {
+                                writer.write(&batch?)?;
+                            }
+                            writer.finish()?;
+                        }
+                        Outcome::Done(done) => show_done(&done.tag, done.lsn, format, &mut out)?,
+                    }
+                }
+            }
+            Self::Remote(session) => {
+                let mut replies = session.execute(script).await?;
+                let mut writer = None;
+                while let Some(reply) = replies.next().await? {
+                    match (reply, &mut writer) {
+                        (Reply::Header(schema, lsn), _) => {
+                            writer = Some(RowWriter::begin(&schema, lsn, format, io::BufWriter::new(io::stdout()))?);
+                        }
+                        (Reply::Batch(batch), Some(writer)) => writer.write(&batch)?,
+                        (Reply::Batch(_), None) => {}
+                        (Reply::Completion(done), _) => match writer.take() {
+                            Some(writer) => writer.finish()?,
+                            None => show_done(&done.tag, done.commit_lsn.map(Lsn::new), format, &mut out)?,
+                        },
+                    }
+                }
             }
         }
+        Ok(())
+    }
+}
+
+/// Standard output holds rows and nothing else, unless people read it.
+fn show_done(tag: &str, lsn: Option<Lsn>, format: Format, out: &mut impl Write) -> Result<(), CliError> {
+    let lsn = lsn.map_or(String::new(), |lsn| format!(" (lsn {lsn})"));
+    match (tag, format) {
+        ("", _) => {}
+        (_, Format::Table) => writeln!(out, "{tag}{lsn}")?,
+        _ => eprintln!("{tag}{lsn}"),
     }
     out.flush()?;
     Ok(())
 }
 
-async fn shell(session: &mut Session, format: Format, data: &std::path::Path) -> Result<(), CliError> {
+async fn shell(connection: &mut Connection, format: Format, place: &Place) -> Result<(), CliError> {
     let mut editor = DefaultEditor::new().map_err(|error| CliError::Input(io::Error::other(error)))?;
-    let history = data.join(HISTORY_NAME);
-    // There is none the first time.
-    let _ = editor.load_history(&history);
+    // Beside the data; with a server, wherever the shell is not, there is none.
+    let history = place.url.is_none().then(|| place.data.join(HISTORY_NAME));
+    if let Some(history) = &history {
+        // There is none the first time.
+        let _ = editor.load_history(history);
+    }
     println!("highwater {}: \\? for help, \\q to leave", env!("CARGO_PKG_VERSION"));
     let mut text = String::new();
     loop {
-        let prompt = match (text.is_empty(), session.is_in_transaction()) {
+        let prompt = match (text.is_empty(), connection.is_in_transaction()) {
             (true, false) => "highwater=> ",
             (true, true) => "highwater=*> ",
             (false, _) => "highwater-> ",
@@ -117,7 +171,7 @@ async fn shell(session: &mut Session, format: Format, data: &std::path::Path) ->
                     if line.trim() == "\\q" {
                         break;
                     }
-                    report(meta(session, line.trim(), format).await);
+                    report(meta(connection, line.trim(), format).await);
                     continue;
                 }
                 text.push_str(&line);
@@ -125,7 +179,7 @@ async fn shell(session: &mut Session, format: Format, data: &std::path::Path) ->
                 if is_complete(&text) {
                     let statements = std::mem::take(&mut text);
                     let _ = editor.add_history_entry(statements.trim());
-                    report(run_script(session, &statements, format).await);
+                    report(connection.run_script(&statements, format).await);
                 }
             }
             Err(ReadlineError::Interrupted) => text.clear(),
@@ -133,7 +187,9 @@ async fn shell(session: &mut Session, format: Format, data: &std::path::Path) ->
             Err(error) => return Err(CliError::Input(io::Error::other(error))),
         }
     }
-    if let Err(error) = editor.save_history(&history) {
+    if let Some(history) = history
+        && let Err(error) = editor.save_history(&history)
+    {
         eprintln!("the history was not saved: {error}");
     }
     Ok(())
@@ -152,16 +208,16 @@ fn is_complete(text: &str) -> bool {
     trimmed.is_empty() || (trimmed.ends_with(';') && trimmed.matches('\'').count().is_multiple_of(2))
 }
 
-async fn meta(session: &mut Session, command: &str, format: Format) -> Result<(), CliError> {
+async fn meta(connection: &mut Connection, command: &str, format: Format) -> Result<(), CliError> {
     let (word, argument) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
     let name = argument.trim().replace('\'', "''");
     let (namespace, table) = name.split_once('.').unwrap_or(("public", &name));
     match word {
-        "\\d" | "\\dt" if name.is_empty() => run_script(session, LIST_TABLES, format).await,
-        "\\dn" => run_script(session, LIST_SCHEMAS, format).await,
+        "\\d" | "\\dt" if name.is_empty() => connection.run_script(LIST_TABLES, format).await,
+        "\\dn" => connection.run_script(LIST_SCHEMAS, format).await,
         "\\d" | "\\dt" => {
             let place = format!("table_schema = '{namespace}' AND table_name = '{table}'");
-            run_script(session, &DESCRIBE_TABLE.replace("{place}", &place), format).await
+            connection.run_script(&DESCRIBE_TABLE.replace("{place}", &place), format).await
         }
         "\\?" => {
             print!("{HELP}");

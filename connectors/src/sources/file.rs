@@ -57,6 +57,8 @@ pub struct Summary {
     pub commits: u64,
     /// The last commit.
     pub last: Option<Lsn>,
+    /// The commit with which the upstream's snapshot ended, when that was read.
+    pub snapshot_end: Option<Lsn>,
     /// The input ended inside a transaction or a snapshot: that part is not committed.
     pub is_open: bool,
 }
@@ -249,7 +251,7 @@ impl FileIngest {
         self.decoder = decoder;
         match event.map_err(here)? {
             Event::Tombstone => Ok(()),
-            Event::Begin { transaction } => self.begin(transaction, text).await,
+            Event::Begin { transaction } => self.begin(transaction).await,
             Event::End(end) => self.end(line, &end).await,
             Event::Change(change) => {
                 self.note_source(&change).map_err(here)?;
@@ -296,7 +298,7 @@ impl FileIngest {
         self.source.as_ref().and_then(|source| source.stored.as_ref())
     }
 
-    async fn begin(&mut self, id: String, _: &str) -> Result<(), Located> {
+    async fn begin(&mut self, id: String) -> Result<(), Located> {
         self.close_open_unit().await?;
         // Where it ends is told by its END alone.
         self.unit.kind = UnitKind::Transaction { id, is_partial: false, may_be_stored: true };
@@ -590,6 +592,9 @@ impl FileIngest {
             let message =
                 format!("position {sequence} of {series} was stored before, and the stored position lies elsewhere");
             return Err(here(IngestCause::Incomplete(message)));
+        }
+        if let Position::Snapshot { is_done: true, .. } = position {
+            self.summary.snapshot_end = lsn;
         }
         if let Some(source) = &mut self.source {
             source.stored = Some(position);

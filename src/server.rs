@@ -1,0 +1,237 @@
+//! The server: a database behind gRPC and HTTP.
+
+mod changefeed;
+mod error;
+mod health;
+mod http;
+mod operations;
+mod results;
+mod sessions;
+mod sql;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_log::env::Env;
+use highwater_proto::DESCRIPTORS;
+use highwater_proto::v1::changefeed_server::ChangefeedServer;
+use highwater_proto::v1::operations_server::OperationsServer;
+use highwater_proto::v1::sql_server::SqlServer;
+use highwater_query::STATEMENT_BYTES_MAX;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server as GrpcServer;
+
+use crate::Database;
+use changefeed::ChangefeedService;
+use health::{Health, Phase};
+use operations::OperationsService;
+use sessions::Sessions;
+use sql::SqlService;
+
+/// How a server listens.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// gRPC. Port 0 takes any free one.
+    pub grpc_listen: SocketAddr,
+    /// HTTP.
+    pub http_listen: SocketAddr,
+    /// Takes addresses that other machines reach, though nobody is asked who he is.
+    pub is_insecure: bool,
+    /// A session that no call has used for so long is closed.
+    pub session_idle_max: Duration,
+    /// Sessions that may be open together.
+    pub sessions_max: usize,
+    /// When the server stops, calls that are under way get so long to end.
+    pub grace: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            grpc_listen: SocketAddr::from(([127, 0, 0, 1], 7433)),
+            http_listen: SocketAddr::from(([127, 0, 0, 1], 7434)),
+            is_insecure: false,
+            session_idle_max: Duration::from_secs(300),
+            sessions_max: 10_000,
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address is not this machine's alone, and anybody would be let in.
+    #[error(
+        "{address} can be reached from other machines and no credentials are asked for: say --insecure if that is meant"
+    )]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// gRPC cannot be served.
+    #[error("cannot serve gRPC")]
+    Grpc(#[from] tonic::transport::Error),
+    /// The description of the interface cannot be served.
+    #[error("cannot serve reflection")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// A sync of the log failed; the database must be opened again.
+    #[error("{cause}")]
+    Poisoned {
+        /// What failed.
+        cause: Arc<str>,
+    },
+}
+
+/// A server that listens. HTTP answers from the beginning, gRPC when there is a database.
+pub struct Server {
+    options: ServerOptions,
+    grpc: TcpListener,
+    addresses: Addresses,
+    health: Arc<Health>,
+    http: JoinSet<std::io::Result<()>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Addresses {
+    grpc: SocketAddr,
+    http: SocketAddr,
+}
+
+impl Server {
+    /// Listens.
+    ///
+    /// # Errors
+    /// [`ServerError::NotLoopback`], [`ServerError::Listen`].
+    pub async fn bind(options: ServerOptions) -> Result<Self, ServerError> {
+        let (grpc, grpc_address) = listen(options.grpc_listen, options.is_insecure).await?;
+        let (http_listener, http_address) = listen(options.http_listen, options.is_insecure).await?;
+        let addresses = Addresses { grpc: grpc_address, http: http_address };
+        let health = Arc::new(Health::opening(addresses));
+        let mut http = JoinSet::new();
+        http.spawn(http::serve(http_listener, Arc::clone(&health)));
+        Ok(Self { options, grpc, addresses, health, http })
+    }
+
+    /// Where gRPC listens.
+    #[must_use]
+    pub const fn grpc_address(&self) -> SocketAddr {
+        self.addresses.grpc
+    }
+
+    /// Where HTTP listens.
+    #[must_use]
+    pub const fn http_address(&self) -> SocketAddr {
+        self.addresses.http
+    }
+
+    /// Serves the database until `stop` is done: then takes no more calls, ends subscriptions, and gives other calls some time.
+    ///
+    /// # Errors
+    /// [`ServerError`]; with [`ServerError::Poisoned`], nothing more can be done with the database than to open it again.
+    pub async fn run(mut self, database: Arc<Database>, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+        database.note_owner(&format!("process {}, grpc http://{}", std::process::id(), self.addresses.grpc));
+        let (stopping, stopped) = watch::channel(false);
+        let sessions = Arc::new(Sessions::new(&self.options, Env::system().entropy));
+        self.health.serve(Arc::clone(&database), Arc::clone(&sessions));
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        reporter.set_serving::<SqlServer<SqlService>>().await;
+        reporter.set_serving::<ChangefeedServer<ChangefeedService>>().await;
+        reporter.set_serving::<OperationsServer<OperationsService>>().await;
+        let sql = SqlServer::new(SqlService::new(Arc::clone(&database), Arc::clone(&sessions), stopped.clone()))
+            .max_decoding_message_size(STATEMENT_BYTES_MAX + MESSAGE_OVERHEAD_BYTES)
+            .max_encoding_message_size(usize::MAX);
+        let feeds = ChangefeedService::new(Arc::clone(&database), Arc::clone(&self.health), stopped.clone());
+        let feeds = ChangefeedServer::new(feeds).max_encoding_message_size(usize::MAX);
+        let operations = OperationsServer::new(OperationsService::new(Arc::clone(&self.health)));
+        let router = GrpcServer::builder()
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(sql)
+            .add_service(feeds)
+            .add_service(operations);
+        let mut ended = stopped.clone();
+        let shutdown = async move {
+            // Also when the sender is gone.
+            let _ = ended.wait_for(|is_stopping| *is_stopping).await;
+        };
+        let serving = router.serve_with_incoming_shutdown(TcpListenerStream::new(self.grpc), shutdown);
+        tokio::pin!(serving);
+        tokio::pin!(stop);
+        let cause = loop {
+            tokio::select! {
+                outcome = &mut serving => return Ok(outcome?),
+                () = &mut stop => break None,
+                () = tokio::time::sleep(WATCH_EVERY) => {
+                    sessions.close_idle();
+                    if let Some(cause) = database.engine().sequencer().poisoned() {
+                        break Some(Arc::clone(cause));
+                    }
+                }
+            }
+        };
+        self.health.enter(Phase::Stopping);
+        stopping.send_replace(true);
+        // Whoever has not ended by then is cut off.
+        let _ = tokio::time::timeout(self.options.grace, &mut serving).await;
+        sessions.close_all();
+        self.health.forget_database();
+        self.http.shutdown().await;
+        match cause {
+            None => Ok(()),
+            Some(cause) => Err(ServerError::Poisoned { cause }),
+        }
+    }
+}
+
+/// Waits for SIGTERM, or for Ctrl-C.
+pub(crate) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// What grpcurl and its like ask; both versions of the question are about.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // What the details of errors are.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
+
+async fn listen(address: SocketAddr, is_insecure: bool) -> Result<(TcpListener, SocketAddr), ServerError> {
+    if !address.ip().is_loopback() && !is_insecure {
+        return Err(ServerError::NotLoopback { address });
+    }
+    let failed = |source| ServerError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+const MESSAGE_OVERHEAD_BYTES: usize = 64 * 1024;
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
+/// How often the server looks after idle sessions and the log's health.
+const WATCH_EVERY: Duration = Duration::from_millis(500);

@@ -1,0 +1,105 @@
+//! How the server is, for all who ask.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use highwater_log::{LogId, Lsn};
+
+use super::Addresses;
+use super::sessions::Sessions;
+use crate::Database;
+
+/// What the server is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The database is being opened.
+    Opening,
+    Serving,
+    Stopping,
+}
+
+/// Facts about the server, kept up to date.
+pub(super) struct Health {
+    pub(super) addresses: Addresses,
+    started: tokio::time::Instant,
+    state: Mutex<State>,
+    subscriptions: AtomicU64,
+}
+
+struct State {
+    phase: Phase,
+    served: Option<(Arc<Database>, Arc<Sessions>)>,
+}
+
+/// The facts at one moment.
+pub(super) struct Facts {
+    pub(super) log_id: LogId,
+    pub(super) visible: Lsn,
+    pub(super) durable: Lsn,
+    /// Why no writes are taken, if so.
+    pub(super) not_writable: Option<Arc<str>>,
+    pub(super) sessions: u64,
+    pub(super) subscriptions: u64,
+}
+
+impl Health {
+    pub(super) fn opening(addresses: Addresses) -> Self {
+        let state = Mutex::new(State { phase: Phase::Opening, served: None });
+        Self { addresses, started: tokio::time::Instant::now(), state, subscriptions: AtomicU64::new(0) }
+    }
+
+    pub(super) fn serve(&self, database: Arc<Database>, sessions: Arc<Sessions>) {
+        *self.state() = State { phase: Phase::Serving, served: Some((database, sessions)) };
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.state().phase = phase;
+    }
+
+    /// Lets go of the database, so that it can be closed.
+    pub(super) fn forget_database(&self) {
+        self.state().served = None;
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.state().phase
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Before there is a database, `None`.
+    pub(super) fn facts(&self) -> Option<Facts> {
+        let state = self.state();
+        let (database, sessions) = state.served.as_ref()?;
+        Some(Facts {
+            log_id: database.log_id(),
+            visible: database.visible(),
+            durable: database.durable(),
+            not_writable: database.engine().sequencer().stopped(),
+            sessions: sessions.count() as u64,
+            subscriptions: self.subscriptions.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Counts a subscription for as long as what is returned lives.
+    pub(super) fn subscription(self: &Arc<Self>) -> Subscribed {
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
+        Subscribed(Arc::clone(self))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A subscription that is counted.
+pub(super) struct Subscribed(Arc<Health>);
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.0.subscriptions.fetch_sub(1, Ordering::Relaxed);
+    }
+}

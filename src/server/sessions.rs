@@ -1,0 +1,131 @@
+//! Sessions that last from call to call.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use highwater_log::env::Entropy;
+use highwater_query::{Session, SqlError, sqlstate};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+use super::ServerOptions;
+
+/// The sessions, by their ids.
+pub(super) struct Sessions {
+    open: Mutex<HashMap<String, Arc<Entry>>>,
+    idle_max: Duration,
+    count_max: usize,
+    entropy: Arc<dyn Entropy>,
+}
+
+struct Entry {
+    session: Arc<tokio::sync::Mutex<Session>>,
+    /// When a call last began or ended with it.
+    used: Mutex<Instant>,
+}
+
+impl Entry {
+    fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn idle(&self) -> Duration {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+/// A session in a call's hands. Others that ask for it wait a little, then are refused.
+pub(super) struct Held {
+    entry: Arc<Entry>,
+    guard: OwnedMutexGuard<Session>,
+}
+
+impl std::ops::Deref for Held {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.guard
+    }
+}
+
+impl std::ops::DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.guard
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.entry.touch();
+    }
+}
+
+impl Sessions {
+    pub(super) fn new(options: &ServerOptions, entropy: Arc<dyn Entropy>) -> Self {
+        let (idle_max, count_max) = (options.session_idle_max, options.sessions_max);
+        Self { open: Mutex::default(), idle_max, count_max, entropy }
+    }
+
+    /// Keeps a session, and gives it an id that cannot be guessed.
+    pub(super) fn open(&self, session: Session) -> Result<String, SqlError> {
+        let id: String = self.entropy.draw().iter().map(|byte| format!("{byte:02x}")).collect();
+        let session = Arc::new(tokio::sync::Mutex::new(session));
+        let entry = Arc::new(Entry { session, used: Mutex::new(Instant::now()) });
+        let mut open = self.lock();
+        if open.len() >= self.count_max {
+            let message = format!("there are {} sessions, as many as may be open together", self.count_max);
+            return Err(SqlError::new(sqlstate::TOO_MANY_CONNECTIONS, message));
+        }
+        open.insert(id.clone(), entry);
+        Ok(id)
+    }
+
+    /// Takes a session for a call.
+    pub(super) async fn hold(&self, id: &str) -> Result<Held, SqlError> {
+        let entry = self.lock().get(id).map(Arc::clone).ok_or_else(no_such_session)?;
+        entry.touch();
+        // A call that was just cancelled may not have let go of it yet.
+        let guard = tokio::time::timeout(BUSY_WAIT, Arc::clone(&entry.session).lock_owned()).await;
+        let guard = guard.map_err(|_| {
+            let message = "the session is busy with another call: read its rows to their end, or cancel it";
+            SqlError::new(sqlstate::OBJECT_IN_USE, message)
+        })?;
+        Ok(Held { entry, guard })
+    }
+
+    /// Takes a session for its last call.
+    pub(super) async fn take(&self, id: &str) -> Result<Held, SqlError> {
+        let held = self.hold(id).await?;
+        self.lock().remove(id);
+        Ok(held)
+    }
+
+    /// Closes what nobody has used for too long.
+    pub(super) fn close_idle(&self) {
+        self.lock().retain(|_, entry| Arc::strong_count(&entry.session) > 1 || entry.idle() < self.idle_max);
+    }
+
+    pub(super) fn close_all(&self) {
+        self.lock().clear();
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub(super) fn idle_ms_max(&self) -> u64 {
+        u64::try_from(self.idle_max.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Entry>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn no_such_session() -> SqlError {
+    let message = "there is no such session: it was closed, perhaps because no call had used it for too long";
+    SqlError::new(sqlstate::NO_SUCH_SESSION, message)
+}
+
+const BUSY_WAIT: Duration = Duration::from_secs(1);

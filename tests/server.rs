@@ -1,0 +1,157 @@
+//! The server, as its clients meet it: ours, Python's, grpcurl, an HTTP probe, a signal.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/component.rs"]
+mod component;
+#[path = "support/server.rs"]
+mod server;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use server::Server;
+
+fn highwater(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_highwater")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn proto() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("proto")
+}
+
+#[test]
+fn the_command_line_does_with_a_server_what_it_does_with_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let server = Server::start(&data);
+    let url = server.url();
+    let script = "CREATE TABLE t (id integer PRIMARY KEY, at timestamptz, price numeric(10,3), tags text[], doc jsonb);
+        BEGIN; INSERT INTO t VALUES (1, '2026-01-02 03:04:05+00', 1.5, '{a,\"b c\"}', '{\"b\":1,\"a\":[1,2]}'), (2, NULL, NULL, NULL, NULL);
+        UPDATE t SET price = price + 1 WHERE id = 1; COMMIT; BEGIN; DELETE FROM t; ROLLBACK";
+    let done = highwater(&["sql", "--url", &url, script]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let query = "SELECT *, '{1,2}'::int[] AS ints FROM t ORDER BY id";
+    let mut remote = Vec::new();
+    for format in ["csv", "json", "jsonl", "tsv", "table"] {
+        let output = highwater(&["sql", "--url", &url, "--output", format, query]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        remote.push((format, output.stdout));
+    }
+    let failed = highwater(&["sql", "--url", &url, "SELECT 1; SELECT * FROM nobody; SELECT 2"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stderr).contains("42P01"), "{}", text(&failed.stderr));
+    assert!(!text(&failed.stdout).contains('2'));
+    let tail = highwater(&["feed", "tail", "t", "--url", &url, "--until-ready"]);
+    assert!(tail.status.success(), "{}", text(&tail.stderr));
+    assert!(text(&tail.stderr).starts_with("cursor "));
+    // While it runs, nobody else opens the directory, and is told who has it.
+    let locked = highwater(&["sql", "--data", data.to_str().unwrap(), "SELECT 1"]);
+    assert_eq!(locked.status.code(), Some(1));
+    let told = text(&locked.stderr);
+    assert!(told.contains(&format!("process {}, grpc {url}", server.id())), "{told}");
+    assert_eq!(server.terminate().code(), Some(0));
+    let data = data.to_str().unwrap();
+    for (format, expected) in remote {
+        let output = highwater(&["sql", "--data", data, "--output", format, query]);
+        assert_eq!(text(&output.stdout), text(&expected), "{format}");
+    }
+    let embedded = highwater(&["feed", "tail", "t", "--data", data]);
+    assert_eq!(text(&embedded.stdout), text(&tail.stdout));
+    assert_eq!(embedded.stdout, tail.stdout);
+}
+
+#[test]
+fn probes_are_answered_and_a_signal_ends_it_in_good_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    assert_eq!(server.get("/livez"), ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));
+    let (head, body) = server.get("/readyz");
+    assert_eq!(head, "HTTP/1.1 200 OK");
+    let ready: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(ready, json!({"ready": true, "phase": "serving", "writable": true, "visible_lsn": 0}));
+    let url = server.url();
+    assert!(highwater(&["sql", "--url", &url, "CREATE TABLE t (id integer)"]).status.success());
+    let info: Value = serde_json::from_str(&server.get("/info").1).unwrap();
+    assert_eq!((&info["visible_lsn"], &info["grpc"]), (&json!(1), &json!(server.grpc)));
+    assert!(server.get("/nothing").0.contains("404"));
+
+    // A subscriber that waits for what never comes does not hold it up.
+    let mut tail = Command::new(env!("CARGO_BIN_EXE_highwater"))
+        .args(["feed", "tail", "t", "--url", &url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("schema"));
+    assert_eq!(lines.next().unwrap().unwrap(), "{\"lsn\":1,\"ready\":true}");
+    let info: Value = serde_json::from_str(&server.get("/info").1).unwrap();
+    assert_eq!(info["subscriptions"], json!(1));
+    assert_eq!(server.terminate().code(), Some(0));
+    let ended = tail.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(text(&ended.stderr).contains("the server is stopping"), "{}", text(&ended.stderr));
+    let refused = highwater(&["server", "--grpc-listen", "0.0.0.0:0", "--data", directory.path().to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("--insecure"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn a_client_in_python_executes_streams_subscribes_and_cancels() {
+    let Some(python) = component::find("python-grpc", "python-grpc/bin/python") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let stubs = directory.path().join("stubs");
+    std::fs::create_dir(&stubs).unwrap();
+    let made = Command::new(&python)
+        .args(["-m", "grpc_tools.protoc", "highwater/v1/highwater.proto"])
+        .arg(format!("-I{}", proto().display()))
+        .arg(format!("--python_out={}", stubs.display()))
+        .arg(format!("--grpc_python_out={}", stubs.display()))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let server = Server::start(&directory.path().join("data"));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/spine.py");
+    let output = Command::new(&python).arg(script).arg(&server.grpc).arg(&stubs).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "ok\n");
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
+#[test]
+fn grpcurl_finds_its_way_by_reflection() {
+    let Some(program) = component::find("grpcurl", "grpcurl") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let grpcurl = |arguments: &[&str], method: &[&str]| {
+        Command::new(&program).arg("-plaintext").args(arguments).arg(&server.grpc).args(method).output().unwrap()
+    };
+    let services = text(&grpcurl(&[], &["list"]).stdout);
+    for service in ["highwater.v1.Sql", "highwater.v1.Changefeed", "highwater.v1.Operations", "grpc.health.v1.Health"] {
+        assert!(services.lines().any(|line| line == service), "{services}");
+    }
+    let health = grpcurl(&["-d", "{\"service\":\"highwater.v1.Sql\"}"], &["grpc.health.v1.Health/Check"]);
+    assert!(text(&health.stdout).contains("SERVING"), "{}", text(&health.stderr));
+    let execute = |sql: &str| grpcurl(&["-d", &json!({ "sql": sql }).to_string()], &["highwater.v1.Sql/Execute"]);
+    let made = execute("CREATE TABLE t (id integer PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'one')");
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let selected = text(&execute("SELECT * FROM t").stdout);
+    for part in ["\"readLsn\": \"2\"", "\"text\": \"one\"", "\"tag\": \"SELECT 1\""] {
+        assert!(selected.contains(part), "{selected}");
+    }
+    let failed = execute("SELEKT");
+    assert!(!failed.status.success());
+    assert!(text(&failed.stderr).contains("42601"), "{}", text(&failed.stderr));
+    // It goes on until it is cancelled.
+    let start = json!({"start": {"tables": ["t"]}}).to_string();
+    let feed = grpcurl(&["-max-time", "2", "-d", &start], &["highwater.v1.Changefeed/Subscribe"]);
+    assert!(text(&feed.stderr).contains("DeadlineExceeded"), "{}", text(&feed.stderr));
+    assert!(text(&feed.stdout).contains("EVENT_KIND_READY"), "{}", text(&feed.stdout));
+}

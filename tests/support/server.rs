@@ -1,0 +1,92 @@
+//! A `highwater server` as a child process.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// The server; it is killed when this goes.
+pub(crate) struct Server {
+    child: Child,
+    /// Of gRPC, `127.0.0.1:port`.
+    pub(crate) grpc: String,
+    /// Of HTTP.
+    pub(crate) http: String,
+}
+
+impl Server {
+    /// Starts one on free ports, and waits until it serves.
+    ///
+    /// # Panics
+    /// When it ends before.
+    pub(crate) fn start(data: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_highwater"))
+            .args(["server", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = BufReader::new(child.stderr.take().unwrap());
+        let mut all = String::new();
+        let line = loop {
+            let mut line = String::new();
+            assert!(told.read_line(&mut line).unwrap() > 0, "the server ended: {all}");
+            if line.contains(" serves ") {
+                break line;
+            }
+            all.push_str(&line);
+        };
+        // Whatever it says later must not fill the pipe.
+        std::thread::spawn(move || std::io::copy(&mut told, &mut std::io::stderr()));
+        let after = |word: &str| {
+            let rest = line.split_once(word).unwrap().1;
+            rest.split([',', '\n']).next().unwrap().to_owned()
+        };
+        Self { child, grpc: after("grpc http://"), http: after(", http http://") }
+    }
+
+    /// The address that `--url` takes.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.grpc)
+    }
+
+    /// Its process.
+    #[allow(dead_code, reason = "not every test asks for it")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Status line and body of an HTTP answer.
+    #[allow(dead_code, reason = "not every test asks by HTTP")]
+    pub(crate) fn get(&self, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    /// Asks it to end, and waits.
+    #[allow(dead_code, reason = "not every test ends its server by itself")]
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
+    }
+
+    /// Kills it as a crash would.
+    #[allow(dead_code, reason = "not every test kills its server")]
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
