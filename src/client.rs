@@ -37,6 +37,12 @@ pub(crate) enum ClientError {
         /// What is in the way.
         source: tonic::transport::Error,
     },
+    /// An address of another kind.
+    #[error("the address of a server begins with http:// (there is no TLS yet), not {url}")]
+    Scheme {
+        /// It.
+        url: String,
+    },
     /// The call failed.
     #[error("{message}{code}", code = sqlstate.as_ref().map_or(String::new(), |code| format!(" ({code})")))]
     Call {
@@ -57,9 +63,19 @@ impl From<Status> for ClientError {
     }
 }
 
+impl ClientError {
+    /// Whether the session is gone.
+    pub(crate) fn is_no_session(&self) -> bool {
+        matches!(self, Self::Call { sqlstate: Some(code), .. } if code == "08003")
+    }
+}
+
 impl Client {
     pub(crate) async fn connect(url: &str) -> Result<Self, ClientError> {
         let failed = |source| ClientError::Connect { url: url.to_owned(), source };
+        if !url.starts_with("http://") {
+            return Err(ClientError::Scheme { url: url.to_owned() });
+        }
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(failed)?;
         Ok(Self { channel: endpoint.tcp_nodelay(true).connect().await.map_err(failed)? })
     }
@@ -68,7 +84,7 @@ impl Client {
     pub(crate) async fn session(&self) -> Result<RemoteSession, ClientError> {
         let mut sql = SqlClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         let opened = sql.open_session(OpenSessionRequest::default()).await?.into_inner();
-        Ok(RemoteSession { sql, id: opened.session, is_in_transaction: false })
+        Ok(RemoteSession { client: self.clone(), sql, id: opened.session, is_in_transaction: false })
     }
 
     /// Follows tables, at the pace at which the answers are read.
@@ -82,6 +98,7 @@ impl Client {
 /// A session on a server.
 #[derive(Debug)]
 pub(crate) struct RemoteSession {
+    client: Client,
     sql: SqlClient<Channel>,
     id: String,
     is_in_transaction: bool,
@@ -110,6 +127,11 @@ pub(crate) struct Replies<'a> {
 impl RemoteSession {
     pub(crate) const fn is_in_transaction(&self) -> bool {
         self.is_in_transaction
+    }
+
+    /// Another session in its place, with none of its settings.
+    pub(crate) async fn again(&self) -> Result<Self, ClientError> {
+        self.client.session().await
     }
 
     /// Runs statements.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_connectors::sources::file::{FileIngest, IngestCause, IngestError, Summary, read_line};
+use highwater_log::Lsn;
 use highwater_query::Engine;
 use tokio::sync::{oneshot, watch as channel};
 
@@ -102,7 +103,7 @@ async fn show(
     let ingest = async {
         let summary = ingest.await?;
         panels.note_end(&summary);
-        told_end.send_replace(summary.last);
+        told_end.send_replace(Some(summary.last.unwrap_or(Lsn::ORIGIN)));
         Ok::<_, DemoError>(summary)
     };
     let screen = Screen::open(io::stdout().is_terminal())?;
@@ -153,7 +154,7 @@ async fn ingest(
                 IngestError { line, cause: IngestCause::Input(error) }
             })?;
             if !is_there || panels.is_over() {
-                return Ok(ingest.finish());
+                return Ok(ingest.finish()?);
             }
             runtime.block_on(ingest.line(&line))?;
             panels.note_ingest(&ingest.summary());

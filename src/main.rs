@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use highwater::cli::Cli;
 
+/// Rows, cells and batches are many small pieces: a faster allocator is felt (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())

@@ -89,6 +89,9 @@ pub enum ServerError {
     /// The description of the interface cannot be served.
     #[error("cannot serve reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// Threads for statements cannot be started.
+    #[error("cannot start threads")]
+    Threads(#[source] std::io::Error),
     /// A sync of the log failed; the database must be opened again.
     #[error("{cause}")]
     Poisoned {
@@ -152,7 +155,10 @@ impl Server {
         reporter.set_serving::<SqlServer<SqlService>>().await;
         reporter.set_serving::<ChangefeedServer<ChangefeedService>>().await;
         reporter.set_serving::<OperationsServer<OperationsService>>().await;
-        let sql = SqlServer::new(SqlService::new(Arc::clone(&database), Arc::clone(&sessions), stopped.clone()))
+        let threads = statement_threads()?;
+        let sql =
+            SqlService::new(Arc::clone(&database), Arc::clone(&sessions), threads.handle().clone(), stopped.clone());
+        let sql = SqlServer::new(sql)
             .max_decoding_message_size(STATEMENT_BYTES_MAX + MESSAGE_OVERHEAD_BYTES)
             .max_encoding_message_size(usize::MAX);
         let feeds = ChangefeedService::new(Arc::clone(&database), Arc::clone(&self.health), stopped.clone());
@@ -177,7 +183,10 @@ impl Server {
         tokio::pin!(stop);
         let cause = loop {
             tokio::select! {
-                outcome = &mut serving => return Ok(outcome?),
+                outcome = &mut serving => {
+                    threads.shutdown_background();
+                    return Ok(outcome?);
+                }
                 () = &mut stop => break None,
                 () = tokio::time::sleep(WATCH_EVERY) => {
                     sessions.close_idle();
@@ -192,6 +201,7 @@ impl Server {
         // Whoever has not ended by then is cut off.
         let _ = tokio::time::timeout(self.options.grace, &mut serving).await;
         sessions.close_all();
+        threads.shutdown_background();
         self.health.forget_database();
         self.http.shutdown().await;
         match cause {
@@ -221,6 +231,19 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
+/// The threads that statements run on. More than there are cores: a query that computes for long without giving way is one that the
+/// system interrupts for the others.
+fn statement_threads() -> Result<tokio::runtime::Runtime, ServerError> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((cores * 4).max(STATEMENT_THREADS_MIN))
+        .thread_name("highwater-statement")
+        .thread_stack_size(STATEMENT_STACK_BYTES)
+        .enable_all()
+        .build()
+        .map_err(ServerError::Threads)
+}
+
 async fn listen(address: SocketAddr, is_insecure: bool) -> Result<(TcpListener, SocketAddr), ServerError> {
     if !address.ip().is_loopback() && !is_insecure {
         return Err(ServerError::NotLoopback { address });
@@ -232,6 +255,8 @@ async fn listen(address: SocketAddr, is_insecure: bool) -> Result<(TcpListener, 
 }
 
 const MESSAGE_OVERHEAD_BYTES: usize = 64 * 1024;
+const STATEMENT_THREADS_MIN: usize = 8;
+const STATEMENT_STACK_BYTES: usize = 8 * 1024 * 1024;
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 /// How often the server looks after idle sessions and the log's health.
 const WATCH_EVERY: Duration = Duration::from_millis(500);

@@ -154,6 +154,15 @@ fn statements_that_mean_harm_are_refused() {
         let nested = format!("SELECT {}1{}", "(".repeat(45), ")".repeat(45));
         assert_eq!(cell(&mut session, &nested).await.unwrap(), "1");
         database.sql("CREATE TABLE t (id text PRIMARY KEY)").await.unwrap();
+        let casts = format!("SELECT 1{}", "::int".repeat(490));
+        assert_eq!(sqlstate_of(session.execute(&casts).await), sqlstate::STATEMENT_TOO_COMPLEX);
+        let mut nested = "1".to_owned();
+        for _ in 0..4 {
+            nested = format!("({nested}{})", " + 1".repeat(400));
+        }
+        assert_eq!(sqlstate_of(session.execute(&format!("SELECT {nested}")).await), sqlstate::STATEMENT_TOO_COMPLEX);
+        let many = format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(200));
+        assert_eq!(sqlstate_of(session.execute(&many).await), "00000", "a long union is planned in one go");
         let long_key = format!("INSERT INTO t VALUES ('{}')", "k".repeat(9_000));
         assert_eq!(sqlstate_of(session.execute(&long_key).await), sqlstate::PROGRAM_LIMIT_EXCEEDED);
         let zero = session.execute("INSERT INTO t VALUES ('\u{0}')").await;

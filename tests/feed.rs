@@ -126,6 +126,71 @@ fn every_cursor_goes_on_with_the_next_change_however_small_the_batches() {
 }
 
 #[test]
+fn a_cursor_inside_a_commit_that_changes_a_schema_goes_on_with_the_new_one() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY); INSERT INTO t VALUES (1)").await;
+        run(
+            &database,
+            "BEGIN; UPDATE t SET id = 2; ALTER TABLE t ADD COLUMN w integer; INSERT INTO t VALUES (3, 33); COMMIT",
+        )
+        .await;
+        run(&database, "CREATE TABLE c AS SELECT id FROM t; DROP TABLE c; CREATE TABLE c (other integer)").await;
+        let log = database.log_id();
+        for (table, lsn, changes) in [("t", 2, 4), ("c", 3, 3)] {
+            let start = |position| FeedStart::Cursor(Cursor { log, lsn: Lsn::new(lsn), position });
+            let mut whole = database.subscribe(&[table], start(0), AT_ONCE).unwrap();
+            let mut told = Vec::new();
+            let mut lines = PlainLines::default();
+            // The first `c` is dropped in the end, and the feed with it.
+            while let Ok(batch) = whole.next(&mut lines, 1).await {
+                told.extend(lines.take().lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+                if batch.kind == BatchKind::Ready {
+                    break;
+                }
+            }
+            for position in 1..=changes {
+                let mut rest = database.subscribe(&[table], start(position), AT_ONCE).unwrap();
+                let batch = rest.next(&mut lines, 1 << 20).await.unwrap();
+                let schema = lines.take();
+                assert_eq!(batch.kind, BatchKind::Schema, "{table} {position}");
+                assert!(schema.contains(if table == "t" { "\"w\"" } else { "\"id\"" }), "{schema}");
+                rest.next(&mut lines, 1 << 20).await.unwrap();
+                let rest: Vec<Value> = lines.take().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+                let due = told.iter().filter(|event| {
+                    let is_later = event["lsn"].as_u64() > Some(lsn + 1);
+                    is_later || event.get("pos").and_then(Value::as_u64) >= Some(position)
+                });
+                let due: Vec<Value> = due.filter(|event| event.get("ready").is_none()).cloned().collect();
+                let rest: Vec<Value> = rest.into_iter().filter(|event| event.get("ready").is_none()).collect();
+                assert_eq!(rest, due, "{table} behind {position}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_last_batch_of_a_commit_says_so_however_large_the_commit() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY); CREATE TABLE u (id integer PRIMARY KEY)").await;
+        for rows in [4095, 4096, 4097, 10_000] {
+            let mut feed = database.subscribe(&["t"], FeedStart::Now, AT_ONCE).unwrap();
+            // What the feed does not tell stands behind what it does.
+            let rows = |table| format!("INSERT INTO {table} SELECT * FROM generate_series(1, {rows})");
+            run(&database, &format!("BEGIN; {}; {}; COMMIT", rows("t"), rows("u"))).await;
+            run(&database, "DELETE FROM u; TRUNCATE t").await;
+            let (events, batches) = read_to(&mut feed, BatchKind::Progress, 1 << 30).await;
+            assert!(events.len() > 4_000);
+            let changes: Vec<_> = batches.iter().filter(|batch| batch.kind == BatchKind::Changes).collect();
+            let place = |batch: &&&Batch| batch.cursor.unwrap().position == 0;
+            assert!(changes.iter().all(|batch| batch.ends_commit == place(&batch)), "{changes:?}");
+            assert!(changes.last().unwrap().ends_commit);
+        }
+    });
+}
+
+#[test]
 fn a_feed_that_cannot_begin_says_why() {
     runtime().block_on(async {
         let database = Database::in_memory().unwrap();
@@ -137,6 +202,8 @@ fn a_feed_that_cannot_begin_says_why() {
         assert!(matches!(beyond, FeedError::Beyond { .. }), "{beyond}");
         let inside = Cursor { log: database.log_id(), lsn: Lsn::new(1), position: 1 };
         assert!(matches!(error(&["t"], FeedStart::Cursor(inside)), FeedError::Beyond { .. }));
+        let far = Cursor { log: database.log_id(), lsn: Lsn::new(u64::MAX), position: 1 };
+        assert!(matches!(error(&["t"], FeedStart::Cursor(far)), FeedError::Beyond { .. }));
         let other = Cursor::after(LogId::from_bytes([1; 16]), Lsn::ORIGIN);
         assert!(matches!(error(&["t"], FeedStart::Cursor(other)), FeedError::OtherLog { .. }));
     });

@@ -43,6 +43,11 @@ fn expected(name: &str) -> (BTreeMap<String, Vec<u8>>, Vec<u8>) {
     (tables, schema)
 }
 
+/// How often something is drawn: in every run, and with `HIGHWATER_LONG`.
+fn draws(short: usize, long: usize) -> usize {
+    if std::env::var_os("HIGHWATER_LONG").is_some() { long } else { short }
+}
+
 struct World {
     directory: tempfile::TempDir,
 }
@@ -160,7 +165,7 @@ fn the_tables_end_as_postgresql_held_them_byte_for_byte() {
     let database = Database::open(world.path("plain")).unwrap();
     let end = database.visible().value();
     let mut random = Random::new(7);
-    for _ in 0..50 {
+    for _ in 0..draws(50, 200) {
         // The snapshot's batches hold the accounts before the tellers.
         let lsn = 12 + random.below(end - 11);
         let sums = runtime.block_on(sums(&database, lsn));
@@ -233,8 +238,9 @@ fn killed_at_any_line_and_resumed_the_log_is_that_of_one_run() {
     // In the snapshot, in the long transaction of 1,700 events, and anywhere.
     let long = all.iter().position(|line| line.contains("\"event_count\":1700")).unwrap_or(all.len() / 2);
     let mut random = Random::new(13);
-    let mut kills: Vec<usize> = (0..2).map(|_| 1 + random.below(100_000) as usize).collect();
-    kills.extend([long - 200, 100_012 + random.below(50_000) as usize]);
+    let mut kills = vec![long - 200];
+    kills.extend((0..draws(2, 4)).map(|_| 1 + random.below(100_000) as usize));
+    kills.extend((0..draws(1, 15)).map(|_| 1 + random.below(150_000) as usize));
     for (round, line) in kills.into_iter().enumerate() {
         let data = format!("killed-{round}");
         let mut child = world.command(&data, Some("schema.sql"), Path::new("-")).spawn().unwrap();
@@ -248,6 +254,29 @@ fn killed_at_any_line_and_resumed_the_log_is_that_of_one_run() {
         child.wait().unwrap();
         world.ingest(&data, Some("schema.sql"), &whole, 0);
         world.assert_same_log(&data, &clean, &format!("killed at line {line}"));
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the kills are drawn over the time that a clean run takes")]
+fn killed_at_any_time_and_resumed_the_log_is_that_of_one_run() {
+    let world = World::new();
+    let whole = world.write("whole.jsonl", &lines("events.jsonl.zst"));
+    let began = std::time::Instant::now();
+    world.ingest("clean", Some("schema.sql"), &whole, 0);
+    let taken = u64::try_from(began.elapsed().as_micros()).unwrap();
+    let clean = world.changes("clean");
+    let mut random = Random::new(17);
+    for round in 0..draws(4, 20) {
+        let data = format!("killed-{round}");
+        let mut child = world.command(&data, Some("schema.sql"), &whole).spawn().unwrap();
+        let after = random.below(taken);
+        std::thread::sleep(std::time::Duration::from_micros(after));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        world.ingest(&data, Some("schema.sql"), &whole, 0);
+        world.assert_same_log(&data, &clean, &format!("killed after {after} of {taken} µs"));
+        std::fs::remove_dir_all(world.path(&data)).unwrap();
     }
 }
 

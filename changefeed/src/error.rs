@@ -10,7 +10,7 @@ pub enum FeedError {
     /// No table was named.
     #[error("a feed needs at least one table")]
     NoTables,
-    /// There is no such table now.
+    /// There is no such table, where the feed begins or later.
     #[error("relation \"{name}\" does not exist")]
     UnknownTable {
         /// The name.

@@ -79,8 +79,8 @@ pub struct Batch {
 
 /// Whole commits, in order, as far as they concern some tables.
 ///
-/// A feed follows the tables that had the given names when it began, through renames, until they are dropped; a table made later
-/// under the same name is another one. It shows what is visible, never what is merely durable. The reader pulls: until it asks for
+/// A feed follows the tables that have the given names where it begins (or the first that get them later), through renames, until they
+/// are dropped; a table made after that under the same name is another one. It shows what is visible, never what is merely durable. The reader pulls: until it asks for
 /// more, nothing is read. Dropping the future of [`Feed::next`] loses nothing; dropping the feed ends it.
 pub struct Feed {
     folds: Materialized,
@@ -89,10 +89,8 @@ pub struct Feed {
     options: FeedOptions,
     tables: Vec<Followed>,
     stage: Stage,
-    /// The last commit that is dealt with whole.
+    /// Behind the last commit that is dealt with whole.
     cursor: Cursor,
-    /// Changes before this one, of the first commit, were told in an earlier reading.
-    skip: u64,
     commit: Option<OpenCommit>,
     ready_at: Lsn,
     is_ready: bool,
@@ -178,15 +176,16 @@ impl FeedSource {
         if beginning.log != log {
             return Err(FeedError::OtherLog { given: beginning.log, own: log });
         }
-        let after = if beginning.position > 0 { beginning.lsn.next() } else { beginning.lsn };
-        if after > visible {
-            return Err(FeedError::Beyond { after, visible });
+        // A place inside a commit is one inside a visible commit.
+        if beginning.lsn > visible || (beginning.lsn == visible && beginning.position > 0) {
+            return Err(FeedError::Beyond { after: beginning.lsn, visible });
         }
         let catalog = self.folds.catalog();
         let mut tables: Vec<Followed> = Vec::new();
         for (namespace, name) in names {
             let unknown = || FeedError::UnknownTable { name: format!("{namespace}.{name}") };
-            let id = catalog.table_named(namespace, name, visible).ok_or_else(unknown)?.schema().id;
+            let found = catalog.table_named_from(namespace, name, beginning.lsn);
+            let id = found.ok_or_else(unknown)?.schema().id;
             if tables.iter().all(|followed| followed.id != id) {
                 tables.push(Followed { id, table: catalog.table(id, beginning.lsn), is_dropped: false });
             }
@@ -202,7 +201,7 @@ impl FeedSource {
             }
             FeedStart::Now | FeedStart::After(_) | FeedStart::Cursor(_) => None,
         };
-        Ok(Feed {
+        let mut feed = Feed {
             folds: self.folds.clone(),
             reader,
             visible: self.visible.clone(),
@@ -210,18 +209,45 @@ impl FeedSource {
             tables,
             stage: Stage::Beginning(snapshot),
             cursor: Cursor { position: 0, ..beginning },
-            skip: beginning.position,
             commit: None,
             ready_at: visible,
             is_ready: false,
             passed: beginning.lsn,
             told: beginning.lsn,
             owed: None,
-        })
+        };
+        feed.go_to_place(beginning.position)?;
+        Ok(feed)
     }
 }
 
 impl Feed {
+    /// Goes to its place inside a commit: what the changes before it did to the tables is known there.
+    fn go_to_place(&mut self, position: u64) -> Result<(), FeedError> {
+        if position == 0 {
+            return Ok(());
+        }
+        let Some(encoded) = self.reader.try_next()? else { return Ok(()) };
+        let mut commit = OpenCommit::new(encoded);
+        let lsn = self.cursor.lsn.next();
+        while commit.position < position {
+            let Some((_, change)) = commit.take() else {
+                if !commit.open_part()? {
+                    break;
+                }
+                continue;
+            };
+            if let Change::Catalog { .. } | Change::Truncate { .. } = change
+                && let Some(followed) = self.tables.iter_mut().find(|followed| Some(followed.id) == table_of(&change))
+            {
+                followed.table = self.folds.catalog().table(followed.id, lsn);
+                followed.is_dropped = followed.table.is_none();
+            }
+        }
+        self.commit = Some(commit);
+        Ok(())
+    }
+
     /// Fills `encoder` with the next events, waiting for some: as many as there are, until it holds `bytes_target` bytes; at least one,
     /// however large. A batch may end inside a commit, and may hold several. Reads files on the calling thread when it is far behind.
     ///
@@ -246,7 +272,7 @@ impl Feed {
     pub fn cursor(&self) -> Cursor {
         match &self.commit {
             Some(commit) => Cursor { position: commit.position, ..self.cursor },
-            None => Cursor { position: self.skip, ..self.cursor },
+            None => self.cursor,
         }
     }
 
@@ -257,16 +283,17 @@ impl Feed {
                     let snapshot = snapshot.take();
                     let is_resumable = snapshot.is_none();
                     self.stage = snapshot.map_or(Stage::Following, Stage::Snapshot);
-                    let lsn = self.cursor.lsn;
                     let mut count = 0;
                     for table in self.tables.iter().filter_map(|followed| followed.table.as_deref()) {
+                        // Inside a commit, that one may have made it what it is.
+                        let lsn = self.cursor.lsn.max(table.written());
                         let told = encoder.encode(&Event::Schema { lsn, table, is_dropped: false });
                         told.map_err(|source| FeedError::Row { lsn, source })?;
                         count += 1;
                     }
                     if count > 0 {
                         let cursor = is_resumable.then(|| self.cursor());
-                        let ends_commit = self.skip == 0;
+                        let ends_commit = self.commit.is_none();
                         return Ok(Step::Batch(Batch { kind: BatchKind::Schema, cursor, count, ends_commit }));
                     }
                 }
@@ -292,7 +319,7 @@ impl Feed {
         while encoder.byte_len() < bytes_target && work < WORK_MAX {
             work += 1;
             if let Some(commit) = &mut self.commit {
-                match commit.seek(self.skip, &self.tables)? {
+                match commit.seek(&self.tables)? {
                     Seek::Change => count += u32::from(self.tell(encoder)?),
                     Seek::Part { changes } => work += changes,
                     Seek::End => self.finish_commit(),
@@ -321,10 +348,11 @@ impl Feed {
         }
         if count > 0 {
             // What is left of the commit may be nothing to the feed.
-            while let Some(commit) = &mut self.commit {
-                match commit.seek(self.skip, &self.tables)? {
+            let mut parts = 0;
+            while let Some(commit) = self.commit.as_mut().filter(|_| parts < PARTS_LOOKED_THROUGH_MAX) {
+                match commit.seek(&self.tables)? {
                     Seek::Change => break,
-                    Seek::Part { .. } => {}
+                    Seek::Part { .. } => parts += 1,
                     Seek::End => self.finish_commit(),
                 }
             }
@@ -421,7 +449,6 @@ impl Feed {
     fn finish_commit(&mut self) {
         let Some(commit) = self.commit.take() else { return };
         self.cursor.lsn = commit.encoded.lsn();
-        self.skip = 0;
         if !commit.is_bookkeeping {
             self.passed = self.cursor.lsn;
         }
@@ -470,22 +497,26 @@ impl OpenCommit {
         Self { encoded, next_part: 0, changes: Vec::new().into_iter(), position: 0, is_bookkeeping: true }
     }
 
-    /// Goes to the next change from `skip` on that concerns one of the tables; not beyond the end of a part at a time.
-    fn seek(&mut self, skip: u64, tables: &[Followed]) -> Result<Seek, FeedError> {
+    /// Goes to the next change that concerns one of the tables; not beyond the end of a part at a time.
+    fn seek(&mut self, tables: &[Followed]) -> Result<Seek, FeedError> {
         while let Some(change) = self.changes.as_slice().first() {
             let id = table_of(change);
-            if self.position >= skip && tables.iter().any(|followed| Some(followed.id) == id) {
+            if tables.iter().any(|followed| Some(followed.id) == id) {
                 return Ok(Seek::Change);
             }
             self.take();
         }
-        let Some(part) = self.encoded.parts().get(self.next_part) else { return Ok(Seek::End) };
+        Ok(if self.open_part()? { Seek::Part { changes: self.changes.len() } } else { Seek::End })
+    }
+
+    /// Takes the next part apart; `false`: there is none.
+    fn open_part(&mut self) -> Result<bool, FeedError> {
+        let Some(part) = self.encoded.parts().get(self.next_part) else { return Ok(false) };
         self.next_part += 1;
         let lsn = self.encoded.lsn();
         let (_, changes) = decode_part(part).map_err(|source| LogError::Envelope { lsn, source })?;
-        let count = changes.len();
         self.changes = changes.into_iter();
-        Ok(Seek::Part { changes: count })
+        Ok(true)
     }
 
     fn take(&mut self) -> Option<(u64, Change)> {
@@ -511,5 +542,8 @@ const fn table_of(change: &Change) -> Option<TableId> {
 
 /// So many changes are read at a time, told or not, before others get the thread.
 const WORK_MAX: usize = 4096;
+/// So many further parts of a commit are looked through for what the feed has to tell, before a batch goes out as one that does not
+/// end its commit.
+const PARTS_LOOKED_THROUGH_MAX: usize = 8;
 /// How often a feed at its end asks whether the log is still well.
 const CHECK_EVERY: Duration = Duration::from_secs(1);

@@ -25,10 +25,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use futures::executor::block_on;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 
 use self::core::{Answer, Core, Objection, Resolved};
+use self::outcome::block_on;
 use self::pipeline::CommitThread;
 use crate::commit::{Commit, EnvelopeError, decode_part};
 use crate::commit_log::CommitLog;
@@ -39,7 +39,7 @@ use crate::position::{CommitTime, Lsn, RowId, StorageId};
 
 pub use self::core::{RecentSequences, Refusal, SEQUENCES_KEPT, Stamp};
 pub use self::keeper::{Applier, Keeper, KeeperError};
-pub use self::outcome::{Acknowledgement, CommitError, Receipt};
+pub use self::outcome::{Accepted, Acknowledgement, Chain, CommitError, Receipt};
 pub use self::pipeline::Pipeline;
 pub use self::write_set::{
     CATALOG_SPACE, Durability, KeyName, KeyRange, KeyWrite, Precondition, WriteSet, catalog_key, catalog_name_key,
@@ -102,6 +102,8 @@ struct State {
     is_sync_wanted: bool,
     stopped: Option<Arc<str>>,
     is_closing: bool,
+    /// Another one with each commit that is taken back.
+    chain: Chain,
 }
 
 struct Pending {
@@ -154,6 +156,7 @@ impl Sequencer {
             is_sync_wanted: false,
             stopped: None,
             is_closing: false,
+            chain: Chain(0),
         };
         let shared = Arc::new(Shared {
             log,
@@ -184,12 +187,11 @@ impl Sequencer {
     /// [`CommitError`]; each says whether it happened.
     pub async fn commit(&self, set: WriteSet) -> Result<Acknowledgement, CommitError> {
         let durability = set.durability;
-        let outcome = self.submit(set, Drive::Thread).await?;
+        let outcome = self.submit(set, Drive::Thread, None).await?.outcome;
         if durability == Durability::Buffered {
             return Ok(Acknowledgement::Buffered(outcome));
         }
-        let unknown = || CommitError::Unknown { cause: "the commit thread ended".into() };
-        outcome.await.unwrap_or_else(|_| Err(unknown())).map(Acknowledgement::Committed)
+        outcome.await.unwrap_or_else(|_| Err(CommitError::thread_ended())).map(Acknowledgement::Committed)
     }
 
     /// Commits a write set like [`Sequencer::commit`], for a caller that may block its thread: if nobody is committing, the calling
@@ -201,10 +203,19 @@ impl Sequencer {
         let Some(thread) = self.thread.as_ref().filter(|_| set.durability == Durability::Synced) else {
             return block_on(self.commit(set));
         };
-        let outcome = block_on(self.submit(set, Drive::Caller))?;
+        let accepted = block_on(self.submit(set, Drive::Caller, None))?;
         thread.drive();
-        let unknown = || CommitError::Unknown { cause: "the commit thread ended".into() };
-        block_on(outcome).unwrap_or_else(|_| Err(unknown())).map(Acknowledgement::Committed)
+        accepted.wait_blocking().map(Acknowledgement::Committed)
+    }
+
+    /// Has a write set ordered and returns, blocking the thread only while there is no room. The commit thread commits it; what it was
+    /// computed from may be commits that were accepted before and are not visible yet, if it is ordered `behind` the last of them:
+    /// when one of those is taken back, this one is not accepted.
+    ///
+    /// # Errors
+    /// As [`Sequencer::commit`]; [`CommitError::NotCommitted`] when the chain is broken.
+    pub fn submit_behind(&self, set: WriteSet, behind: Option<Chain>) -> Result<Accepted, CommitError> {
+        block_on(self.submit(set, Drive::Thread, behind))
     }
 
     /// Stops accepting writes, commits what is pending, and ends the commit thread's work.
@@ -227,6 +238,7 @@ impl Sequencer {
         }
         // What writers resolved before may have been read while the keeper was behind.
         state.core.restart_at(durable);
+        state.chain.0 += 1;
         state.stopped = None;
         self.shared.visible.send_replace(durable);
         true
@@ -243,6 +255,12 @@ impl Sequencer {
         self.shared.state().stopped.clone()
     }
 
+    /// A larger write set is refused.
+    #[must_use]
+    pub fn transaction_bytes_max(&self) -> usize {
+        self.shared.options.transaction_bytes_max
+    }
+
     /// Why the log is poisoned, if it is: what is known of it ends before that, and the database must be opened again.
     #[must_use]
     pub fn poisoned(&self) -> Option<&Arc<str>> {
@@ -250,7 +268,7 @@ impl Sequencer {
     }
 
     /// Has a write set ordered; the answer tells what becomes of it.
-    async fn submit(&self, set: WriteSet, drive: Drive) -> Result<oneshot::Receiver<Outcome>, CommitError> {
+    async fn submit(&self, set: WriteSet, drive: Drive, behind: Option<Chain>) -> Result<Accepted, CommitError> {
         let bytes = set.byte_len();
         let max = self.shared.options.transaction_bytes_max;
         let longest_name = set.changes.iter().map(crate::Change::name_len).max().unwrap_or(0);
@@ -265,7 +283,7 @@ impl Sequencer {
         let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES).clamp(1, all)).unwrap_or(u32::MAX);
         let room = self.shared.room.acquire_many(units).await;
         let room = room.map_err(|_| CommitError::Stopped { cause: "the database is closing".into() })?;
-        self.shared.accept(set, room, drive)
+        self.shared.accept(set, room, drive, behind)
     }
 }
 
@@ -283,14 +301,14 @@ type Outcome = Result<Receipt, CommitError>;
 
 impl State {
     /// A retry of commit `lsn` is answered at once when that is visible, else with it.
-    fn await_first(&mut self, lsn: Lsn) -> oneshot::Receiver<Outcome> {
+    fn await_first(&mut self, lsn: Lsn) -> Accepted {
         let (reply, outcome) = oneshot::channel();
         if lsn <= self.core.applied() {
             let _ = reply.send(Ok(Receipt { lsn, first_row: None, is_duplicate: true }));
         } else {
             self.retries.push((lsn, reply));
         }
-        outcome
+        Accepted { lsn, first_row: None, is_duplicate: true, chain: self.chain, outcome }
     }
 
     fn take_retries(&mut self, is_taken: impl Fn(Lsn) -> bool) -> Vec<(Lsn, oneshot::Sender<Outcome>)> {
@@ -313,7 +331,8 @@ impl Shared {
         set: WriteSet,
         room: SemaphorePermit<'_>,
         drive: Drive,
-    ) -> Result<oneshot::Receiver<Outcome>, CommitError> {
+        behind: Option<Chain>,
+    ) -> Result<Accepted, CommitError> {
         // A write set that names its producer may be the retry of one that stands: while that cannot be told, the outcome is unknown.
         let is_numbered = set.producer.is_some();
         let stopped = |cause: Arc<str>| match is_numbered {
@@ -332,9 +351,13 @@ impl Shared {
             }
             let checked = state.core.check(&set, &resolved);
             let cause = state.stopped.clone();
+            let is_chain_broken = behind.is_some_and(|chain| chain != state.chain);
             return match (checked, cause) {
                 (Err(Objection::Duplicate(lsn)), _) => Ok(state.await_first(lsn)),
                 (_, Some(cause)) => Err(stopped(cause)),
+                _ if is_chain_broken => {
+                    Err(CommitError::NotCommitted { cause: "a commit that it was to follow was taken back".into() })
+                }
                 (Ok(()), None) => Ok(self.enqueue(state, set, room, drive)),
                 (Err(Objection::Refused(refusal)), None) => Err(refusal.into()),
                 (Err(Objection::Stale), None) => continue,
@@ -348,7 +371,7 @@ impl Shared {
         set: WriteSet,
         room: SemaphorePermit<'_>,
         drive: Drive,
-    ) -> oneshot::Receiver<Outcome> {
+    ) -> Accepted {
         let is_synced = set.durability == Durability::Synced;
         let commit = state.core.stamp(set, self.clock.unix_micros());
         let first_row = commit.changes.iter().find_map(|change| match change {
@@ -356,6 +379,7 @@ impl Shared {
             _ => None,
         });
         let (reply, outcome) = oneshot::channel();
+        let accepted = Accepted { lsn: commit.lsn, first_row, is_duplicate: false, chain: state.chain, outcome };
         let is_first = state.pending.is_empty();
         state.pending.push(Pending { commit: Arc::new(commit), first_row, reply, room: room.num_permits() });
         room.forget();
@@ -369,7 +393,7 @@ impl Shared {
         if wakes && drive == Drive::Thread {
             self.wake.notify_one();
         }
-        outcome
+        accepted
     }
 
     /// Asks the keeper; of a range at most `keys_asked` keys.

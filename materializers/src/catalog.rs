@@ -35,6 +35,8 @@ struct State {
     /// Every object's versions, oldest first.
     objects: BTreeMap<u64, Vec<Version>>,
     tables: HashMap<(TableId, SchemaVersion), Arc<Table>>,
+    /// By namespace and name, the tables that ever had the name, oldest first.
+    named: HashMap<String, HashMap<String, Vec<u64>>>,
     /// No object, storage or index had this id or a higher one.
     next_id: u64,
 }
@@ -111,7 +113,33 @@ impl Catalog {
     /// The table of this name at `at`.
     #[must_use]
     pub fn table_named(&self, namespace: &str, name: &str, at: Lsn) -> Option<Arc<Table>> {
-        self.tables(at).into_iter().find(|table| table.schema().namespace == namespace && table.schema().name == name)
+        let state = self.read();
+        let named = state.named.get(namespace)?.get(name)?.iter().rev();
+        named.filter_map(|object| state.entry(*object, at)).find_map(|(_, entry)| match entry {
+            // It may have had the name at another time.
+            Entry::Table(table) if table.schema().namespace == namespace && table.schema().name == name => {
+                Some(Arc::clone(table))
+            }
+            _ => None,
+        })
+    }
+
+    /// The table that has this name at `at`, or else the first that gets it later.
+    #[must_use]
+    pub fn table_named_from(&self, namespace: &str, name: &str, at: Lsn) -> Option<Arc<Table>> {
+        if let Some(table) = self.table_named(namespace, name, at) {
+            return Some(table);
+        }
+        let state = self.read();
+        let named = state.named.get(namespace)?.get(name)?.iter();
+        let later = named.filter_map(|object| state.objects.get(object)).flatten().filter(|version| version.lsn > at);
+        let tables = later.filter_map(|version| match &version.entry {
+            Some(Entry::Table(table)) if table.schema().namespace == namespace && table.schema().name == name => {
+                Some((version.lsn, table))
+            }
+            _ => None,
+        });
+        tables.min_by_key(|(lsn, _)| *lsn).map(|(_, table)| Arc::clone(table))
     }
 
     /// The table of this id at `at`.
@@ -326,6 +354,11 @@ impl State {
             CatalogEntry::Table(schema) => {
                 let ids = schema.uniques.iter().map(|unique| unique.storage).chain([schema.storage]);
                 self.next_id = ids.fold(self.next_id, |next, id| next.max(id.value() + 1));
+                let names = self.named.entry(schema.namespace.clone()).or_default();
+                let named = names.entry(schema.name.clone()).or_default();
+                if !named.contains(&object) {
+                    named.push(object);
+                }
                 let table = Arc::new(Table::new(schema, lsn));
                 self.tables.insert((table.schema().id, table.schema().version), Arc::clone(&table));
                 Entry::Table(table)

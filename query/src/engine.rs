@@ -25,7 +25,7 @@ use crate::providers::{CATALOG, StatementCatalog};
 use crate::session::Session;
 use crate::single::single_function;
 use crate::sqlstate;
-use crate::write::Write;
+use crate::transaction::Transaction;
 
 /// Bounds of query execution.
 #[derive(Clone, Debug)]
@@ -78,14 +78,6 @@ impl Engine {
         Session::new(self.clone())
     }
 
-    /// Begins a transaction that is filled without SQL.
-    ///
-    /// # Errors
-    /// `XX000` when the rows cannot be read.
-    pub fn write(&self) -> Result<Write, SqlError> {
-        Write::begin(self.clone())
-    }
-
     /// Fails when the log is poisoned: nothing more can be done with the database than to open it again.
     pub(crate) fn check_log(&self) -> Result<(), SqlError> {
         match self.shared.sequencer.poisoned() {
@@ -113,6 +105,12 @@ impl Engine {
     #[must_use]
     pub fn sequencer(&self) -> &Sequencer {
         &self.shared.sequencer
+    }
+
+    /// A transaction that reads at `at`.
+    pub(crate) fn transaction(&self, at: Lsn) -> Result<Transaction, SqlError> {
+        let bytes_max = self.shared.sequencer.transaction_bytes_max();
+        Transaction::begin(self.folds(), at, self.now_micros(), bytes_max)
     }
 
     /// The time of day, in microseconds since 1970.

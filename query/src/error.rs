@@ -125,6 +125,12 @@ impl From<CommitError> for SqlError {
                 sqlstate::UNIQUE_VIOLATION,
                 "duplicate key value violates a unique constraint: a concurrent transaction has committed the same key",
             ),
+            CommitError::Refused(Refusal::SequenceTooOld { sequence, newest }) => Self::new(
+                sqlstate::INVALID_PARAMETER_VALUE,
+                format!(
+                    "write {sequence} of the producer lies below its newest, {newest}, and is not remembered: numbers rise"
+                ),
+            ),
             CommitError::Refused(refusal) => Self::new(
                 sqlstate::SERIALIZATION_FAILURE,
                 format!("could not serialize access due to a concurrent change: {refusal}; run the transaction again"),

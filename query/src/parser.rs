@@ -83,40 +83,61 @@ fn check_complexity(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
     let too_complex = |what: &str, max: usize| {
         Err(SqlError::new(sqlstate::STATEMENT_TOO_COMPLEX, format!("the statement {what} (limit {max})")))
     };
-    // Operators since the last comma, for each open parenthesis.
-    let mut levels = vec![0_usize];
+    let mut levels = vec![Level::default()];
     for token in tokens {
         match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => levels.push(0),
+            Token::LParen | Token::LBracket | Token::LBrace => levels.push(Level::default()),
             Token::RParen | Token::RBracket | Token::RBrace if levels.len() > 1 => {
-                levels.pop();
+                let depth = levels.pop().map_or(0, |level| level.depth());
+                if let Some(outer) = levels.last_mut() {
+                    outer.operand = outer.operand.max(depth);
+                }
             }
             Token::Comma => {
                 if let Some(level) = levels.last_mut() {
-                    *level = 0;
+                    *level = Level { earlier: level.depth(), ..Level::default() };
                 }
             }
             token if is_operator(token) => {
                 if let Some(level) = levels.last_mut() {
-                    *level += 1;
-                    if *level > OPERATORS_MAX {
-                        return too_complex("chains too many operators", OPERATORS_MAX);
-                    }
+                    // A cast becomes a call, whose frames are larger.
+                    level.operators += if matches!(token, Token::DoubleColon) { CAST_WEIGHT } else { 1 };
                 }
             }
-            _ => {}
+            _ => continue,
         }
         if levels.len() > NESTING_MAX {
             return too_complex("is nested too deep", NESTING_MAX);
+        }
+        let chained: usize = levels.iter().map(|level| level.operators).sum();
+        if chained + levels.last().map_or(0, |level| level.operand) > OPERATORS_MAX {
+            return too_complex("chains too many operators", OPERATORS_MAX);
         }
     }
     Ok(())
 }
 
+/// What an open parenthesis holds so far: how deep a tree it can become.
+#[derive(Default)]
+struct Level {
+    /// Operators since the last comma: each may put another node over those before it.
+    operators: usize,
+    /// The deepest parenthesis since the last comma.
+    operand: usize,
+    /// The deepest item before the last comma.
+    earlier: usize,
+}
+
+impl Level {
+    fn depth(&self) -> usize {
+        self.earlier.max(self.operators + self.operand)
+    }
+}
+
 fn is_operator(token: &Token) -> bool {
     match token {
         Token::Word(word) => {
-            const CHAINING: [&str; 14] = [
+            const CHAINING: [&str; 26] = [
                 "AND",
                 "OR",
                 "NOT",
@@ -131,6 +152,18 @@ fn is_operator(token: &Token) -> bool {
                 "JOIN",
                 "BETWEEN",
                 "SELECT",
+                "IN",
+                "AT",
+                "OVERLAPS",
+                "SIMILAR",
+                "RLIKE",
+                "REGEXP",
+                "OPERATOR",
+                "ISNULL",
+                "NOTNULL",
+                "COLLATE",
+                "DIV",
+                "XOR",
             ];
             word.quote_style.is_none() && CHAINING.iter().any(|known| word.value.eq_ignore_ascii_case(known))
         }
@@ -148,4 +181,5 @@ fn is_operator(token: &Token) -> bool {
 pub const STATEMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 const NESTING_MAX: usize = 50;
 const OPERATORS_MAX: usize = 500;
+const CAST_WEIGHT: usize = 4;
 const RECURSION_MAX: usize = 400;

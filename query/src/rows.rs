@@ -1,5 +1,7 @@
 //! Rows as a transaction sees them: those at its LSN, with its own writes over them.
 
+mod ahead;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use highwater_log::sequencer::KeyRange;
 use highwater_materializers::{Catalog, ReadPin, StoredRow, Table, TableRow};
 
 use crate::error::SqlError;
+pub(crate) use ahead::{Ahead, AheadWrites};
 
 /// What a transaction has written and not committed.
 #[derive(Clone, Default)]
@@ -50,6 +53,8 @@ pub(crate) struct RowSource {
     pub(crate) pin: Arc<ReadPin>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) writes: Arc<Writes>,
+    /// Commits that are not visible yet, for a writer who goes on behind them.
+    pub(crate) ahead: Option<Arc<Ahead>>,
 }
 
 impl RowSource {
@@ -64,14 +69,21 @@ impl RowSource {
 
     /// The row of this key at the LSN, whatever the transaction has written.
     pub(crate) fn stored(&self, table: &Table, key: &[u8]) -> Result<Option<StoredRow>, SqlError> {
-        Ok(self.pin.row(table.schema().storage, key)?)
+        let storage = table.schema().storage;
+        match self.ahead.as_ref().and_then(|ahead| ahead.row(storage, key)) {
+            Some(row) => Ok(row),
+            None => Ok(self.pin.row(storage, key)?),
+        }
     }
 
     /// Whether a unique index holds this entry.
     pub(crate) fn has_code(&self, index: StorageId, code: &[u8]) -> Result<bool, SqlError> {
         match self.writes.codes.get(&index).and_then(|codes| codes.get(code)) {
             Some(is_taken) => Ok(*is_taken),
-            None => Ok(self.pin.row(index, code)?.is_some()),
+            None => match self.ahead.as_ref().and_then(|ahead| ahead.code(index, code)) {
+                Some(is_taken) => Ok(is_taken),
+                None => Ok(self.pin.row(index, code)?.is_some()),
+            },
         }
     }
 
@@ -88,10 +100,20 @@ impl RowSource {
     pub(crate) fn rows(&self, table: &Arc<Table>, range: &KeyRange) -> Result<MergedRows, SqlError> {
         let storage = table.schema().storage;
         let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let own = self.writes.rows.get(&storage).map_or_else(Vec::new, |rows| {
-            let own = rows.range::<Bytes, _>((Bound::Included(&range.start), end));
-            own.map(|(key, write)| (key.clone(), write.after.clone())).collect()
-        });
+        let bounds = (Bound::Included(&range.start), end);
+        let own = self.writes.rows.get(&storage).into_iter().flat_map(|rows| rows.range::<Bytes, _>(bounds));
+        let own = own.map(|(key, write)| (key.clone(), write.after.clone()));
+        let own: Vec<_> = match self.ahead.as_ref().and_then(|ahead| ahead.rows(storage)) {
+            None => own.collect(),
+            Some(ahead) => {
+                let mut over = BTreeMap::new();
+                for (key, (_, row)) in ahead.range::<Bytes, _>(bounds) {
+                    over.insert(key.clone(), row.clone().map(|row| self.seen(table, row.bytes)).transpose()?);
+                }
+                over.extend(own);
+                over.into_iter().collect()
+            }
+        };
         let stored = Box::new(self.pin.rows(storage, range)?);
         Ok(MergedRows {
             source: self.clone(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use datafusion::physical_plan::displayable;
 use datafusion::sql::sqlparser::ast::{Query, Statement};
+use futures::StreamExt;
 use highwater_log::Lsn;
 use highwater_log::commit::ProducerSequence;
 use highwater_log::sequencer::{Acknowledgement, CommitError, Durability, Receipt};
@@ -57,11 +58,13 @@ pub struct Done {
     pub rows: Option<u64>,
     /// Where its commit stands; `None` inside a transaction, when nothing changed, and for a buffered commit.
     pub lsn: Option<Lsn>,
+    /// A commit of its number stood already, at `lsn`: nothing was done.
+    pub is_duplicate: bool,
 }
 
 impl Done {
     fn tag(tag: impl Into<String>) -> Self {
-        Self { tag: tag.into(), rows: None, lsn: None }
+        Self { tag: tag.into(), rows: None, lsn: None, is_duplicate: false }
     }
 }
 
@@ -249,7 +252,11 @@ impl Session {
         let planned = self.context(transaction.at()).plan(transaction, query, None)?;
         let text = if analyze {
             let task = planned.state.task_ctx();
-            datafusion::physical_plan::collect(std::sync::Arc::clone(&planned.physical), task).await?;
+            // Its rows are counted by the plan, and not kept.
+            let mut rows = datafusion::physical_plan::execute_stream(std::sync::Arc::clone(&planned.physical), task)?;
+            while let Some(batch) = rows.next().await {
+                batch?;
+            }
             let shown = datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(&*planned.physical);
             shown.indent(verbose).to_string()
         } else {
@@ -281,13 +288,15 @@ impl Session {
             return Err(SqlError::new(sqlstate::READ_ONLY_TRANSACTION, message));
         }
         let mut attempt = 1;
+        let number = self.number;
         loop {
             let mut transaction = self.snapshot(None).await?;
             let at = transaction.at();
             let mut done = apply(&self.context(at), &mut transaction, statement).await?;
+            self.number = number;
             match self.commit_transaction(transaction).await {
-                Ok(lsn) => {
-                    done.lsn = lsn;
+                Ok(committed) => {
+                    (done.lsn, done.is_duplicate) = committed;
                     return Ok(done);
                 }
                 // A key that a concurrent transaction took is seen by the next attempt, which tells whose it is.
@@ -304,26 +313,27 @@ impl Session {
         }
     }
 
-    /// Commits; returns the LSN, where the commit has one and it is known.
-    async fn commit_transaction(&mut self, transaction: Transaction) -> Result<Option<Lsn>, SqlError> {
+    /// Commits; returns the LSN, where the commit has one and it is known, and whether it is that of an earlier one of its number.
+    async fn commit_transaction(&mut self, transaction: Transaction) -> Result<(Option<Lsn>, bool), SqlError> {
         if !transaction.has_writes() {
-            return Ok(None);
+            return Ok((None, false));
         }
         let durability = self.settings.durability();
         let mut set = transaction.into_write_set(durability)?;
-        set.producer = self.number;
+        // Whatever becomes of it, the number is used up.
+        set.producer = self.number.take();
         if set.changes.is_empty() {
-            return Ok(None);
+            return Ok((None, false));
         }
         match self.engine.sequencer().commit(set).await {
             Ok(Acknowledgement::Committed(receipt)) => {
                 self.last_write = Some(receipt.lsn);
-                Ok(Some(receipt.lsn))
+                Ok((Some(receipt.lsn), receipt.is_duplicate))
             }
             Ok(Acknowledgement::Buffered(outcome)) => {
                 debug_assert_eq!(durability, Durability::Buffered);
                 self.unsynced = Some(outcome);
-                Ok(None)
+                Ok((None, false))
             }
             Err(error) => {
                 if let CommitError::NotYetReadable { lsn, .. } = &error {
@@ -362,7 +372,7 @@ impl Session {
                 self.engine.visible()
             }
         };
-        Transaction::begin(self.engine.folds(), at, self.engine.now_micros())
+        self.engine.transaction(at)
     }
 
     fn context(&self, read: Lsn) -> StatementContext<'_> {
@@ -381,7 +391,7 @@ async fn apply(
     transaction: &mut Transaction,
     statement: &Statement,
 ) -> Result<Done, SqlError> {
-    let counted = |tag: &str, rows: usize| Done { tag: format!("{tag} {rows}"), rows: Some(rows as u64), lsn: None };
+    let counted = |tag: &str, rows: usize| Done { rows: Some(rows as u64), ..Done::tag(format!("{tag} {rows}")) };
     match statement {
         Statement::Insert(insert) => Ok(counted("INSERT 0", dml::insert(context, transaction, insert).await?)),
         Statement::Update(update) => Ok(counted("UPDATE", dml::update(context, transaction, update).await?)),

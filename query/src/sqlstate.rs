@@ -78,6 +78,8 @@ pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
 pub const STATEMENT_TOO_COMPLEX: &str = "54001";
 /// `55006`: another call has the session.
 pub const OBJECT_IN_USE: &str = "55006";
+/// `57014`: whoever asked is gone.
+pub const QUERY_CANCELED: &str = "57014";
 /// `57P03`: the database takes no writes now.
 pub const CANNOT_CONNECT_NOW: &str = "57P03";
 /// `58030`

@@ -141,7 +141,19 @@ impl StatementContext<'_> {
         let query = parse_own_query(sql)?;
         let planned = self.plan(transaction, query, target)?;
         let stream = execute_stream(planned.physical, planned.state.task_ctx())?;
-        named_stream(stream, &ResultNames::default(), transaction.at())?.collect().await
+        let mut rows = named_stream(stream, &ResultNames::default(), transaction.at())?;
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while let Some(batch) = rows.try_next().await? {
+            bytes += batch.get_array_memory_size();
+            self.check_bytes(bytes)?;
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+
+    /// What a statement gathers is to be committed: beyond what a transaction may be, it is refused before it is all there.
+    fn check_bytes(&self, bytes: usize) -> Result<(), SqlError> {
+        transaction_too_large(bytes, self.engine.sequencer().transaction_bytes_max())
     }
 
     /// Plans a query.
@@ -168,10 +180,20 @@ impl StatementContext<'_> {
                 Ok((logical, physical))
             };
             let (logical, physical) =
-                planning.now_or_never().ok_or_else(|| SqlError::internal("planning had to wait"))??;
+                // However much the task has done before: planning does not yield.
+                tokio::task::unconstrained(planning).now_or_never().ok_or_else(|| SqlError::internal("planning had to wait"))??;
             Ok(Planned { logical, physical, state: planner.clone() })
         })
     }
+}
+
+/// Fails when `bytes` are more than a transaction may have.
+pub(crate) fn transaction_too_large(bytes: usize, max: usize) -> Result<(), SqlError> {
+    if bytes <= max {
+        return Ok(());
+    }
+    let message = format!("the transaction is larger than transaction_bytes_max ({max} bytes)");
+    Err(SqlError::new(crate::sqlstate::PROGRAM_LIMIT_EXCEEDED, message))
 }
 
 /// A query, planned.

@@ -8,30 +8,60 @@ use std::sync::Arc;
 use bytes::Bytes;
 use highwater_log::Lsn;
 use highwater_log::key;
-use highwater_log::position::{RowId, StorageId};
+use highwater_log::position::{RowId, StorageId, TableId};
 use highwater_log::sequencer::Precondition;
-use highwater_materializers::{Materialized, StoredRow, Table, Uniqueness};
+use highwater_materializers::{Materialized, StoredRow, Table, TableRow, Uniqueness};
 
 use crate::catalog::CatalogView;
 use crate::error::SqlError;
-use crate::rows::{RowSource, RowWrite, SeenRow, Writes};
+use crate::rows::{Ahead, RowSource, RowWrite, SeenRow, Writes};
 use crate::sqlstate;
+use crate::statement::transaction_too_large;
 
 /// A transaction under snapshot isolation: all its reads are at one LSN, with its own writes over it.
 pub(crate) struct Transaction {
     pub(crate) catalog: CatalogView,
     started_micros: u64,
     source: RowSource,
+    /// Which table a storage was of when it was written to.
+    written: HashMap<StorageId, TableId>,
     positions: BTreeMap<Bytes, Bytes>,
     conditions: Vec<Precondition>,
     next_provisional_row: u64,
+    /// Of all rows that it was given to write, and how many they may be.
+    bytes: usize,
+    bytes_max: usize,
 }
 
 /// A change of one row by a statement.
 pub(crate) enum RowChange {
-    Insert { after: Vec<u8> },
-    Update { key: Bytes, after: Vec<u8> },
-    Delete { key: Bytes },
+    Insert {
+        after: Vec<u8>,
+    },
+    /// The row is there from now on, whether one of its key was or not.
+    Put {
+        after: Vec<u8>,
+    },
+    Update {
+        key: Bytes,
+        after: Vec<u8>,
+    },
+    Delete {
+        key: Bytes,
+    },
+}
+
+impl RowChange {
+    /// Its bytes in memory, roughly.
+    fn byte_len(&self) -> usize {
+        const OVERHEAD_BYTES: usize = 128;
+        OVERHEAD_BYTES
+            + match self {
+                Self::Insert { after } | Self::Put { after } => after.len(),
+                Self::Update { key, after } => key.len() + after.len(),
+                Self::Delete { key } => key.len(),
+            }
+    }
 }
 
 impl Transaction {
@@ -39,17 +69,25 @@ impl Transaction {
     ///
     /// # Errors
     /// `HW001` when `at` lies below the history, `HW002` when it is not applied.
-    pub(crate) fn begin(folds: &Materialized, at: Lsn, now_micros: u64) -> Result<Self, SqlError> {
+    pub(crate) fn begin(folds: &Materialized, at: Lsn, now_micros: u64, bytes_max: usize) -> Result<Self, SqlError> {
         let pin = Arc::new(folds.kv().pin(at)?);
         let catalog = Arc::clone(folds.catalog());
         Ok(Self {
             catalog: CatalogView::new(Arc::clone(&catalog), at),
             started_micros: now_micros,
-            source: RowSource { pin, catalog, writes: Arc::default() },
+            source: RowSource { pin, catalog, writes: Arc::default(), ahead: None },
+            written: HashMap::new(),
             positions: BTreeMap::new(),
             conditions: Vec::new(),
             next_provisional_row: PROVISIONAL_ROWS_FROM,
+            bytes: 0,
+            bytes_max,
         })
+    }
+
+    /// Lets it see commits that are not visible yet. It is to be ordered behind them.
+    pub(crate) fn look_ahead(&mut self, ahead: Arc<Ahead>) {
+        self.source.ahead = Some(ahead);
     }
 
     /// The LSN of its reads.
@@ -95,12 +133,21 @@ impl Transaction {
     /// # Errors
     /// `23505`.
     pub(crate) fn write(&mut self, table: &Arc<Table>, changes: Vec<RowChange>) -> Result<usize, SqlError> {
+        let bytes: usize = changes.iter().map(RowChange::byte_len).sum();
+        transaction_too_large(self.bytes + bytes, self.bytes_max)?;
         let mut delta = Delta::new(table, &self.source);
         let mut arriving = Vec::with_capacity(changes.len());
         let mut count = 0;
         for change in changes {
             match change {
                 RowChange::Insert { after } => arriving.push((None, after)),
+                RowChange::Put { after } => {
+                    if !table.schema().primary_key.is_empty() {
+                        let view = TableRow::parse(table, &after, table)?;
+                        delta.make_room(&table.row_key(&view, RowId::default())?)?;
+                    }
+                    arriving.push((None, after));
+                }
                 RowChange::Update { key, after } => {
                     if delta.leave(&key)? {
                         arriving.push((Some(key), after));
@@ -120,6 +167,8 @@ impl Transaction {
             self.next_provisional_row += 1;
         }
         let Delta { rows, codes, .. } = delta;
+        self.written.insert(table.schema().storage, table.schema().id);
+        self.bytes += bytes;
         let writes = Arc::make_mut(&mut self.source.writes);
         let own = writes.rows.entry(table.schema().storage).or_default();
         for (key, (before, after)) in rows {
@@ -170,6 +219,15 @@ struct Delta<'a> {
 impl<'a> Delta<'a> {
     fn new(table: &'a Arc<Table>, source: &'a RowSource) -> Self {
         Self { table, source, rows: BTreeMap::new(), codes: HashMap::new() }
+    }
+
+    /// Takes the row of this key away, if there is one.
+    fn make_room(&mut self, key: &Bytes) -> Result<(), SqlError> {
+        if !self.leave(key)? && !self.rows.contains_key(key) {
+            // Looked for, and known not to be there.
+            self.rows.insert(key.clone(), (None, None));
+        }
+        Ok(())
     }
 
     /// Takes the row of this key away; `false`: the statement has done so already, or there is none.

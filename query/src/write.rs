@@ -1,13 +1,16 @@
 //! Writing without SQL: for sources, which have rows and no statements.
 
+mod pipeline;
+
+pub use pipeline::{Ordered, WritePipeline};
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_log::Lsn;
-use highwater_log::commit::ProducerSequence;
 use highwater_log::position::RowId;
 use highwater_log::row::Row;
-use highwater_log::sequencer::{Acknowledgement, Durability, KeyRange};
+use highwater_log::sequencer::KeyRange;
 use highwater_log::value::OwnedValue;
 use highwater_materializers::{Catalog, Table, TableRow};
 
@@ -31,9 +34,9 @@ pub struct Write {
 }
 
 impl Write {
-    pub(crate) fn begin(engine: Engine) -> Result<Self, SqlError> {
+    fn begin_at(engine: Engine, at: Lsn) -> Result<Self, SqlError> {
         engine.check_log()?;
-        let transaction = Transaction::begin(engine.folds(), engine.visible(), engine.now_micros())?;
+        let transaction = engine.transaction(at)?;
         Ok(Self { engine, transaction, inserts: None })
     }
 
@@ -103,11 +106,24 @@ impl Write {
     /// `23502`; `23505`, perhaps later, from whatever comes next.
     pub fn insert(&mut self, table: &Arc<Table>, values: &[Option<OwnedValue>]) -> Result<(), SqlError> {
         let after = encode_row(table, values)?;
+        self.gather(table, RowChange::Insert { after })
+    }
+
+    /// Inserts a row, or puts it in the place of the one that has its key.
+    ///
+    /// # Errors
+    /// As [`Write::insert`]; of two rows of one key that come one after the other, the second is a duplicate.
+    pub fn put(&mut self, table: &Arc<Table>, values: &[Option<OwnedValue>]) -> Result<(), SqlError> {
+        let after = encode_row(table, values)?;
+        self.gather(table, RowChange::Put { after })
+    }
+
+    fn gather(&mut self, table: &Arc<Table>, change: RowChange) -> Result<(), SqlError> {
         if self.inserts.as_ref().is_some_and(|(gathered, _)| !Arc::ptr_eq(gathered, table)) {
             self.apply_inserts()?;
         }
         let (_, changes) = self.inserts.get_or_insert_with(|| (Arc::clone(table), Vec::new()));
-        changes.push(RowChange::Insert { after });
+        changes.push(change);
         Ok(())
     }
 
@@ -139,14 +155,6 @@ impl Write {
         let Some(row) = self.transaction.source().row(table, key)? else { return Ok(None) };
         let values = row.view(table)?.values()?;
         Ok(Some(values.into_iter().map(|value| value.map(OwnedValue::from)).collect()))
-    }
-
-    /// Whether there is a row of this key. Inserts that are still gathered are not looked at: none of them may have it.
-    ///
-    /// # Errors
-    /// `XX001` when the rows cannot be read.
-    pub fn has_row(&self, table: &Arc<Table>, key: &[u8]) -> Result<bool, SqlError> {
-        Ok(self.transaction.source().row(table, key)?.is_some())
     }
 
     /// The key of a row of these values; only the key columns count.
@@ -182,24 +190,6 @@ impl Write {
     #[must_use]
     pub fn read_lsn(&self) -> Lsn {
         self.transaction.at()
-    }
-
-    /// Commits, durably, blocking the thread meanwhile: if nobody else is committing, it is this thread that does. With a `producer`,
-    /// a commit of the same sequence that stands already is the answer, and nothing is written.
-    ///
-    /// # Errors
-    /// [`SqlError`]; `HW003` when the outcome is unknown.
-    pub fn commit_blocking(mut self, producer: Option<ProducerSequence>) -> Result<Option<Lsn>, SqlError> {
-        self.apply_inserts()?;
-        let mut set = self.transaction.into_write_set(Durability::Synced)?;
-        if set.changes.is_empty() {
-            return Ok(None);
-        }
-        set.producer = producer;
-        match self.engine.sequencer().commit_blocking(set)? {
-            Acknowledgement::Committed(receipt) => Ok(Some(receipt.lsn)),
-            Acknowledgement::Buffered(_) => Err(SqlError::internal("a synced commit was asked for")),
-        }
     }
 
     fn apply_inserts(&mut self) -> Result<(), SqlError> {

@@ -1,6 +1,7 @@
 //! `highwater feed`: changes, as they are committed.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,11 +9,11 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use highwater_changefeed::format::PlainLines;
 use highwater_changefeed::{BatchKind, Cursor, FeedOptions, FeedStart};
-use highwater_log::{LogId, Lsn};
+use highwater_log::{LogError, LogId, Lsn};
 use highwater_proto::v1::{self, SubscribeStart, subscribe_start::From};
 use highwater_query::SqlError;
 
-use super::place::Place;
+use super::place::{Found, Place};
 use super::{CliError, open_database};
 use crate::client::Client;
 use crate::server::stop_signal;
@@ -77,9 +78,9 @@ impl FeedCommand {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
         let Action::Tail(tail) = self.action;
         let runtime = super::runtime()?;
-        let cursor = match &tail.place.url {
-            Some(url) => runtime.block_on(tail.remote(url)),
-            None => tail.embedded(&runtime),
+        let cursor = match tail.place.find() {
+            Found::Server(url) => runtime.block_on(tail.remote(&url)),
+            Found::Directory(data) => tail.embedded(&data, &runtime),
         }?;
         if let Some(cursor) = cursor {
             eprintln!("cursor {cursor}");
@@ -130,8 +131,12 @@ impl Tail {
     }
 
     /// Nobody else can write meanwhile: it ends when everything is told.
-    fn embedded(&self, runtime: &tokio::runtime::Runtime) -> Result<Option<Cursor>, CliError> {
-        let database = open_database(&self.place.data)?;
+    fn embedded(&self, data: &Path, runtime: &tokio::runtime::Runtime) -> Result<Option<Cursor>, CliError> {
+        if !data.join("log").is_dir() {
+            // Who only reads begins no database.
+            return Err(LogError::Missing { path: data.to_owned() }.into());
+        }
+        let database = open_database(data)?;
         let tables: Vec<&str> = self.tables.iter().map(String::as_str).collect();
         let options = FeedOptions { progress_after: Duration::from_millis(self.progress_ms) };
         let told = runtime.block_on(async {

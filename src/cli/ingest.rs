@@ -80,9 +80,10 @@ impl IngestCommand {
             }
         };
         bar.finish_and_clear();
-        let summary = ingest.finish();
+        let finished = ingest.finish();
         let closed = database.close();
         outcome?;
+        let summary = finished?;
         closed?;
         let last = summary.last.map_or(String::new(), |lsn| format!(", last lsn {lsn}"));
         eprintln!(

@@ -12,7 +12,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::output::{Format, RowWriter};
-use super::place::Place;
+use super::place::{Found, Place};
 use super::{CliError, open_database};
 use crate::client::{Client, RemoteSession, Reply};
 
@@ -38,18 +38,21 @@ pub(super) struct SqlCommand {
 impl SqlCommand {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
         let runtime = super::runtime()?;
-        let Some(url) = &self.place.url else {
-            let database = open_database(&self.place.data)?;
-            let mut connection = Connection::Embedded(Box::new(database.session()));
-            let outcome = runtime.block_on(self.run_in(&mut connection));
-            drop(connection);
-            // Also behind an error: what was committed before it is closed in good order.
-            database.close()?;
-            return outcome;
+        let url = match self.place.find() {
+            Found::Server(url) => url,
+            Found::Directory(data) => {
+                let database = open_database(&data)?;
+                let mut connection = Connection::Embedded(Box::new(database.session()));
+                let outcome = runtime.block_on(self.run_in(&mut connection));
+                drop(connection);
+                // Also behind an error: what was committed before it is closed in good order.
+                database.close()?;
+                return outcome;
+            }
         };
         runtime.block_on(async {
-            let session = Client::connect(url).await?.session().await?;
-            let mut connection = Connection::Remote(session);
+            let session = Client::connect(&url).await?.session().await?;
+            let mut connection = Connection::Remote(Box::new(session));
             let outcome = self.run_in(&mut connection).await;
             if let Connection::Remote(session) = connection {
                 session.close().await;
@@ -85,7 +88,7 @@ impl SqlCommand {
 /// Where statements are run.
 enum Connection {
     Embedded(Box<Session>),
-    Remote(RemoteSession),
+    Remote(Box<RemoteSession>),
 }
 
 impl Connection {
@@ -115,25 +118,42 @@ impl Connection {
                 }
             }
             Self::Remote(session) => {
-                let mut replies = session.execute(script).await?;
-                let mut writer = None;
-                while let Some(reply) = replies.next().await? {
-                    match (reply, &mut writer) {
-                        (Reply::Header(schema, lsn), _) => {
-                            writer = Some(RowWriter::begin(&schema, lsn, format, io::BufWriter::new(io::stdout()))?);
-                        }
-                        (Reply::Batch(batch), Some(writer)) => writer.write(&batch)?,
-                        (Reply::Batch(_), None) => {}
-                        (Reply::Completion(done), _) => match writer.take() {
-                            Some(writer) => writer.finish()?,
-                            None => show_done(&done.tag, done.commit_lsn.map(Lsn::new), format, &mut out)?,
-                        },
-                    }
+                let outcome = run_remote(session, script, format, &mut out).await;
+                if let Err(CliError::Client(error)) = &outcome
+                    && error.is_no_session()
+                {
+                    // The server closes what nobody has used for long: the next statements run in another one.
+                    **session = session.again().await?;
                 }
+                outcome?;
             }
         }
         Ok(())
     }
+}
+
+async fn run_remote(
+    session: &mut RemoteSession,
+    script: &str,
+    format: Format,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
+    let mut replies = session.execute(script).await?;
+    let mut writer = None;
+    while let Some(reply) = replies.next().await? {
+        match (reply, &mut writer) {
+            (Reply::Header(schema, lsn), _) => {
+                writer = Some(RowWriter::begin(&schema, lsn, format, io::BufWriter::new(io::stdout()))?);
+            }
+            (Reply::Batch(batch), Some(writer)) => writer.write(&batch)?,
+            (Reply::Batch(_), None) => {}
+            (Reply::Completion(done), _) => match writer.take() {
+                Some(writer) => writer.finish()?,
+                None => show_done(&done.tag, done.commit_lsn.map(Lsn::new), format, out)?,
+            },
+        }
+    }
+    Ok(())
 }
 
 /// Standard output holds rows and nothing else, unless people read it.
@@ -151,7 +171,10 @@ fn show_done(tag: &str, lsn: Option<Lsn>, format: Format, out: &mut impl Write) 
 async fn shell(connection: &mut Connection, format: Format, place: &Place) -> Result<(), CliError> {
     let mut editor = DefaultEditor::new().map_err(|error| CliError::Input(io::Error::other(error)))?;
     // Beside the data; with a server, wherever the shell is not, there is none.
-    let history = place.url.is_none().then(|| place.data.join(HISTORY_NAME));
+    let history = match place.find() {
+        Found::Directory(data) => Some(data.join(HISTORY_NAME)),
+        Found::Server(_) => None,
+    };
     if let Some(history) = &history {
         // There is none the first time.
         let _ = editor.load_history(history);

@@ -63,9 +63,10 @@ impl Subscription {
                 request = requests.message(), if !is_half_closed => match request?.map(|message| message.request) {
                     // The client has said all that it will.
                     None => is_half_closed = true,
-                    Some(Some(Wanted::CreditBytes(bytes))) => {
-                        credit = Some(credit.unwrap_or(0).saturating_add_unsigned(bytes));
-                    }
+                    Some(Some(Wanted::CreditBytes(bytes))) => match &mut credit {
+                        Some(credit) => *credit = credit.saturating_add_unsigned(bytes),
+                        None => return Err(invalid("there is credit only where the start gives some")),
+                    },
                     Some(_) => return Err(invalid("after the first message there is only credit")),
                 },
                 batch = feed.next(&mut lines, room.min(BATCH_BYTES_TARGET)), if has_credit => {

@@ -17,7 +17,12 @@ pub(super) fn status(error: &SqlError) -> Status {
         metadata.insert("committed-at", MetadataValue::from(lsn.value()));
     }
     let details = ErrorDetails::with_error_info(error.sqlstate, DOMAIN, facts);
-    Status::with_error_details_and_metadata(code(error.sqlstate), &*error.message, details, metadata)
+    // It travels in a header, of which clients take no more than some kilobytes.
+    let message = match error.message.char_indices().nth(MESSAGE_CHARS_MAX) {
+        None => error.message.to_string(),
+        Some((end, _)) => format!("{}…", &error.message[..end]),
+    };
+    Status::with_error_details_and_metadata(code(error.sqlstate), message, details, metadata)
 }
 
 pub(super) fn failed(sqlstate: &'static str, message: impl Into<std::sync::Arc<str>>) -> Status {
@@ -45,4 +50,5 @@ fn code(sqlstate: &str) -> Code {
     }
 }
 
+const MESSAGE_CHARS_MAX: usize = 500;
 const DOMAIN: &str = "highwater";

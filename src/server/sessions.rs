@@ -1,6 +1,7 @@
 //! Sessions that last from call to call.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ struct Entry {
     session: Arc<tokio::sync::Mutex<Session>>,
     /// When a call last began or ended with it.
     used: Mutex<Instant>,
+    /// Set by whoever held it last.
+    is_closed: AtomicBool,
 }
 
 impl Entry {
@@ -71,7 +74,7 @@ impl Sessions {
     pub(super) fn open(&self, session: Session) -> Result<String, SqlError> {
         let id: String = self.entropy.draw().iter().map(|byte| format!("{byte:02x}")).collect();
         let session = Arc::new(tokio::sync::Mutex::new(session));
-        let entry = Arc::new(Entry { session, used: Mutex::new(Instant::now()) });
+        let entry = Arc::new(Entry { session, used: Mutex::new(Instant::now()), is_closed: AtomicBool::new(false) });
         let mut open = self.lock();
         if open.len() >= self.count_max {
             let message = format!("there are {} sessions, as many as may be open together", self.count_max);
@@ -91,12 +94,17 @@ impl Sessions {
             let message = "the session is busy with another call: read its rows to their end, or cancel it";
             SqlError::new(sqlstate::OBJECT_IN_USE, message)
         })?;
+        if entry.is_closed.load(Ordering::Acquire) {
+            // By the call that this one has waited for.
+            return Err(no_such_session());
+        }
         Ok(Held { entry, guard })
     }
 
     /// Takes a session for its last call.
     pub(super) async fn take(&self, id: &str) -> Result<Held, SqlError> {
         let held = self.hold(id).await?;
+        held.entry.is_closed.store(true, Ordering::Release);
         self.lock().remove(id);
         Ok(held)
     }

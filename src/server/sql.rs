@@ -13,12 +13,14 @@ use highwater_proto::v1::{
     ExecuteRequest, ExecuteResponse, Format, OpenSessionRequest, OpenSessionResponse, RollbackRequest,
     RollbackResponse, WriteNumber,
 };
-use highwater_query::{Outcome, RowStream, Session, SqlError, sqlstate};
+use highwater_query::{Outcome, Parsed, RowStream, Session, SqlError, sqlstate};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::error::status;
+use super::error::{failed, status};
 use super::results::ResultEncoder;
 use super::sessions::{Held, Sessions};
 use crate::Database;
@@ -27,6 +29,8 @@ use crate::Database;
 pub(super) struct SqlService {
     database: Arc<Database>,
     sessions: Arc<Sessions>,
+    /// Where statements run: a query that computes for long takes no thread from connections, feeds and probes.
+    threads: Handle,
     stopping: watch::Receiver<bool>,
 }
 
@@ -48,8 +52,13 @@ impl Borrowed {
 type Answers = mpsc::Sender<ExecuteResponse>;
 
 impl SqlService {
-    pub(super) const fn new(database: Arc<Database>, sessions: Arc<Sessions>, stopping: watch::Receiver<bool>) -> Self {
-        Self { database, sessions, stopping }
+    pub(super) const fn new(
+        database: Arc<Database>,
+        sessions: Arc<Sessions>,
+        threads: Handle,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self { database, sessions, threads, stopping }
     }
 
     fn check_stopping(&self) -> Result<(), SqlError> {
@@ -68,50 +77,86 @@ impl SqlService {
             id => Borrowed::Held(self.sessions.hold(id).await?),
         };
         let session = borrowed.session();
-        if request.min_lsn > 0 {
-            session.configure("hw.min_lsn", &request.min_lsn.to_string())?;
-        }
+        set_min_lsn(session, request.min_lsn)?;
         let statements = session.parse(&request.sql)?;
-        if let Some(number) = request.number {
-            let number = write_number(&number)?;
-            if statements.len() != 1 || !request.session.is_empty() {
-                return Err(invalid("a numbered write is one statement without a session"));
+        let Some(number) = request.number else {
+            for statement in statements {
+                let outcome = session.run(statement).await?;
+                give_outcome(outcome, format, &answers).await?;
             }
-            if let Some(lsn) = self.database.engine().committed(number)? {
-                let completion =
-                    Completion { commit_lsn: Some(lsn.value()), is_duplicate: true, ..Completion::default() };
-                let _ = answers.send(ExecuteResponse { answer: Some(Answer::Completion(completion)) }).await;
-                return Ok(());
+            return Ok(());
+        };
+        let number = write_number(&number)?;
+        let Ok([statement]) = <[Parsed; 1]>::try_from(statements) else {
+            return Err(invalid("a numbered write is one statement"));
+        };
+        if !request.session.is_empty() {
+            return Err(invalid("a numbered write without BEGIN has no session"));
+        }
+        let engine = self.database.engine();
+        let outcome = match engine.committed(number)? {
+            Some(_) => None,
+            None => {
+                session.number_commit(number);
+                Some(session.run(statement).await)
             }
-            session.number_commit(number);
+        };
+        // Without a commit of its own it may have met the rows of an earlier attempt that became visible meanwhile.
+        let has_commit = matches!(&outcome, Some(Ok(Outcome::Done(done))) if done.lsn.is_some());
+        let earlier = if has_commit { None } else { engine.committed(number)? };
+        match (earlier, outcome) {
+            (None, Some(outcome)) => give_outcome(outcome?, format, &answers).await,
+            (earlier, _) => {
+                let commit_lsn = earlier.map(|lsn| lsn.value());
+                let completion = Completion { commit_lsn, is_duplicate: true, ..Completion::default() };
+                give(&answers, ExecuteResponse { answer: Some(Answer::Completion(completion)) }).await
+            }
         }
-        for statement in statements {
-            let completion = match session.run(statement).await? {
-                Outcome::Rows(rows) => send_rows(rows, format, &answers).await?,
-                Outcome::Done(done) => Completion {
-                    tag: done.tag,
-                    rows: done.rows,
-                    commit_lsn: done.lsn.map(|lsn| lsn.value()),
-                    is_duplicate: false,
-                },
-            };
-            // Nobody to answer: the call's end drops this future.
-            let _ = answers.send(ExecuteResponse { answer: Some(Answer::Completion(completion)) }).await;
-        }
-        Ok(())
     }
+}
+
+/// Gives a statement's rows, if it has some, and its completion.
+async fn give_outcome(outcome: Outcome, format: Format, answers: &Answers) -> Result<(), SqlError> {
+    let completion = match outcome {
+        Outcome::Rows(rows) => send_rows(rows, format, answers).await?,
+        Outcome::Done(done) => Completion {
+            tag: done.tag,
+            rows: done.rows,
+            commit_lsn: done.lsn.map(|lsn| lsn.value()),
+            is_duplicate: done.is_duplicate,
+        },
+    };
+    give(answers, ExecuteResponse { answer: Some(Answer::Completion(completion)) }).await
+}
+
+/// Has reads wait for an LSN. A transaction that reads below it can never see it.
+fn set_min_lsn(session: &mut Session, lsn: u64) -> Result<(), SqlError> {
+    if lsn == 0 {
+        return Ok(());
+    }
+    if let Some(read) = session.read_lsn().filter(|read| read.value() < lsn) {
+        let message = format!("the transaction reads at lsn {read}, below {lsn}: begin another one");
+        return Err(SqlError::new(sqlstate::LSN_NOT_REACHED, message));
+    }
+    session.configure("hw.min_lsn", &lsn.to_string())
+}
+
+/// Gives an answer, when the one before is read. Without anybody to answer, the work is over.
+async fn give(answers: &Answers, answer: ExecuteResponse) -> Result<(), SqlError> {
+    let gone = |_| SqlError::new(sqlstate::QUERY_CANCELED, "canceling statement due to user request");
+    answers.send(answer).await.map_err(gone)
 }
 
 async fn send_rows(mut rows: RowStream, format: Format, answers: &Answers) -> Result<Completion, SqlError> {
     let (mut encoder, header) = ResultEncoder::begin(&rows, format)?;
-    let _ = answers.send(header).await;
+    give(answers, header).await?;
     let mut count = 0;
     while let Some(batch) = rows.next().await {
         let batch = batch?;
         let mut from = 0;
         while from < batch.num_rows() {
             let (taken, message) = encoder.encode(&batch, from)?;
-            let _ = answers.send(message).await;
+            give(answers, message).await?;
             from += taken;
         }
         count += batch.num_rows() as u64;
@@ -119,16 +164,32 @@ async fn send_rows(mut rows: RowStream, format: Format, answers: &Answers) -> Re
     Ok(Completion { tag: format!("SELECT {count}"), rows: Some(count), ..Completion::default() })
 }
 
-/// The answers of a call, and its error at their end. The work goes on while they are asked for, and ends when they are dropped:
-/// what the client does not read is not made.
-fn answers<F>(work: impl FnOnce(Answers) -> F) -> impl Stream<Item = Result<ExecuteResponse, Status>>
+/// The answers of a call, and its error at their end. The work waits until the answer before is read, and ends when the answers are
+/// dropped.
+fn answers<F>(threads: Handle, work: impl FnOnce(Answers) -> F) -> impl Stream<Item = Result<ExecuteResponse, Status>>
 where
-    F: Future<Output = Result<(), SqlError>>,
+    F: Future<Output = Result<(), SqlError>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(1);
-    let work = work(sender).into_stream();
-    let failed = work.filter_map(|outcome| futures::future::ready(outcome.err().map(|error| Err(status(&error)))));
-    futures::stream::select(ReceiverStream::new(receiver).map(Ok), failed)
+    let mut work = Ending(threads.spawn(work(sender)));
+    let ended = async move {
+        match (&mut work.0).await {
+            Ok(outcome) => outcome.err().map(|error| Err(status(&error))),
+            Err(error) => Some(Err(failed(sqlstate::INTERNAL_ERROR, format!("the statement was given up: {error}")))),
+        }
+    };
+    let ended = ended.into_stream().filter_map(futures::future::ready);
+    // What was sent comes before how it ended.
+    ReceiverStream::new(receiver).map(Ok).chain(ended)
+}
+
+/// Work that ends with whoever asked for it.
+struct Ending(JoinHandle<Result<(), SqlError>>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[tonic::async_trait]
@@ -137,7 +198,7 @@ impl Sql for SqlService {
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<Self::ExecuteStream>, Status> {
         let (service, request) = (self.clone(), request.into_inner());
-        Ok(Response::new(Box::pin(answers(|sender| service.run(request, sender)))))
+        Ok(Response::new(Box::pin(answers(self.threads.clone(), |sender| service.run(request, sender)))))
     }
 
     async fn open_session(
@@ -171,23 +232,22 @@ impl Sql for SqlService {
             let request = request.get_ref();
             let idle_ms_max = self.sessions.idle_ms_max();
             let mut session = self.database.session();
-            if let Some(number) = &request.number {
-                let number = write_number(number)?;
-                if let Some(lsn) = self.database.engine().committed(number)? {
-                    let committed_lsn = Some(lsn.value());
-                    return Ok(BeginResponse { committed_lsn, ..BeginResponse::default() });
-                }
-                session.number_commit(number);
-            }
-            if request.min_lsn > 0 {
-                session.configure("hw.min_lsn", &request.min_lsn.to_string())?;
-            }
+            set_min_lsn(&mut session, request.min_lsn)?;
             let begin = match (request.as_of, request.read_only) {
                 (Some(lsn), _) => format!("BEGIN READ ONLY AS OF LSN {lsn}"),
                 (None, true) => "BEGIN READ ONLY".to_owned(),
                 (None, false) => "BEGIN".to_owned(),
             };
             session.execute(&begin).await?;
+            if let Some(number) = &request.number {
+                let number = write_number(number)?;
+                // Behind the beginning: what is not visible now, the transaction does not see, and its commit finds.
+                if let Some(lsn) = self.database.engine().committed(number)? {
+                    let committed_lsn = Some(lsn.value());
+                    return Ok(BeginResponse { committed_lsn, ..BeginResponse::default() });
+                }
+                session.number_commit(number);
+            }
             let read_lsn = session.read_lsn().map_or(0, |lsn| lsn.value());
             let session = self.sessions.open(session)?;
             Ok(BeginResponse { session, read_lsn, idle_ms_max, committed_lsn: None })

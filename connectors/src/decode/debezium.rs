@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 pub use cell::{CellEncoding, CellError, decode_cell};
@@ -67,8 +67,8 @@ pub struct Change<'a> {
     /// Where it comes from.
     pub source: Source<'a>,
     /// The upstream transaction's id, where the event tells it; `None` without transaction metadata.
-    pub transaction: Option<String>,
-    /// The row's key, by columns.
+    pub transaction: Option<Cow<'a, str>>,
+    /// The row's key, by columns, of a delete.
     pub key: Option<Cells<'a>>,
     /// The row before; by the upstream's replica identity all of it, the key alone, or nothing.
     pub before: Option<Cells<'a>>,
@@ -98,7 +98,7 @@ pub struct Source<'a> {
     pub table: Cow<'a, str>,
     /// `true`, `first`, `last` and so on for rows of a snapshot.
     #[serde(borrow, default)]
-    pub snapshot: Option<Cow<'a, str>>,
+    pub snapshot: Option<Text<'a>>,
     /// The event's position; of a snapshot, the snapshot's.
     #[serde(default)]
     pub lsn: Option<u64>,
@@ -107,14 +107,19 @@ pub struct Source<'a> {
     pub tx_id: Option<u64>,
     /// `["lsn of the last commit", "lsn"]` in a string.
     #[serde(borrow, default)]
-    pub sequence: Option<Cow<'a, str>>,
+    pub sequence: Option<&'a RawValue>,
 }
+
+/// A string that borrows where nothing is escaped, also where it may be absent.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 impl Source<'_> {
     /// Where the last commit before this event's transaction ended, if the event tells it.
     #[must_use]
     pub fn last_commit_lsn(&self) -> Option<u64> {
-        let parts: Vec<Option<String>> = serde_json::from_str(self.sequence.as_deref()?).ok()?;
+        let text: String = serde_json::from_str(self.sequence?.get()).ok()?;
+        let parts: Vec<Option<String>> = serde_json::from_str(&text).ok()?;
         parts.into_iter().next()??.parse().ok()
     }
 }
@@ -149,30 +154,26 @@ struct Line<'a> {
     #[serde(borrow, default)]
     key: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    value: Option<&'a RawValue>,
+    value: Option<Payload<'a>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Enveloped<'a> {
-    #[serde(borrow)]
-    schema: Option<&'a RawValue>,
-    #[serde(borrow)]
-    payload: Option<&'a RawValue>,
-}
-
+/// An event, or what embeds one beside its schema: read in one go, since most events embed none.
 #[derive(Deserialize)]
 struct Payload<'a> {
     #[serde(borrow, default)]
-    status: Option<Cow<'a, str>>,
+    schema: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
+    payload: Embedded<'a>,
+    #[serde(borrow, default)]
+    status: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    id: Option<Text<'a>>,
     #[serde(default)]
     event_count: Option<u64>,
     #[serde(borrow, default)]
     data_collections: Option<Vec<Collection<'a>>>,
     #[serde(borrow, default)]
-    op: Option<Cow<'a, str>>,
+    op: Option<Text<'a>>,
     #[serde(borrow, default)]
     source: Option<Source<'a>>,
     #[serde(borrow, default)]
@@ -181,6 +182,30 @@ struct Payload<'a> {
     before: Option<schema::CellMap<'a>>,
     #[serde(borrow, default)]
     after: Option<schema::CellMap<'a>>,
+}
+
+/// What stands beside an embedded schema.
+#[derive(Default)]
+enum Embedded<'a> {
+    #[default]
+    Absent,
+    Null,
+    Event(&'a RawValue),
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Embedded<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let payload: Option<&'a RawValue> = Deserialize::deserialize(deserializer)?;
+        Ok(payload.map_or(Self::Null, Self::Event))
+    }
+}
+
+#[derive(Deserialize)]
+struct KeyEnvelope<'a> {
+    #[serde(borrow)]
+    schema: Option<&'a RawValue>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -204,14 +229,20 @@ impl Decoder {
     pub fn decode<'a>(&mut self, line: &'a str) -> Result<Event<'a>, DecodeError> {
         let line: Line<'a> = serde_json::from_str(line)?;
         let Some(value) = line.value else { return Ok(Event::Tombstone) };
-        let (schema, payload) = unwrapped(value);
-        let Some(payload) = payload else { return Ok(Event::Tombstone) };
-        let payload: Payload<'a> = serde_json::from_str(payload.get())?;
+        let (schema, payload) = match value.payload {
+            // A schema that describes nothing.
+            Embedded::Absent if value.schema.is_some() && value.op.is_none() && value.status.is_none() => {
+                return Ok(Event::Tombstone);
+            }
+            Embedded::Absent => (None, value),
+            Embedded::Null => return Ok(Event::Tombstone),
+            Embedded::Event(event) => (value.schema, serde_json::from_str(event.get())?),
+        };
         if let Some(status) = &payload.status {
-            return boundary(status, &payload);
+            return boundary(&status.0, &payload);
         }
         let shape = |what: &str| DecodeError::Shape(format!("an event without {what}"));
-        let operation = match payload.op.as_deref().ok_or_else(|| shape("op"))? {
+        let operation = match &*payload.op.as_ref().ok_or_else(|| shape("op"))?.0 {
             "r" => Operation::Read,
             "c" => Operation::Create,
             "u" => Operation::Update,
@@ -219,15 +250,20 @@ impl Decoder {
             "t" => Operation::Truncate,
             other => return Err(DecodeError::Operation(other.to_owned())),
         };
-        let (key_schema, key) = line.key.map_or((None, None), unwrapped);
+        // Where the row itself does not tell its key, or its columns, the record's key does.
+        let is_key_needed = operation == Operation::Delete || schema.is_some();
+        let key = line.key.filter(|_| is_key_needed).map(decode_key).transpose()?;
+        let (key_schema, key) = key.unwrap_or_default();
         let schema = schema.map(|schema| self.schema(&line.topic, schema, key_schema)).transpose()?;
-        let key = key.map(|key| serde_json::from_str::<schema::CellMap<'a>>(key.get())).transpose()?;
-        let transaction = payload.transaction.map(|block| transaction_id(&block.id).0);
+        let transaction = payload.transaction.map(|block| match block.id {
+            Cow::Borrowed(id) => Cow::Borrowed(transaction_id(id).0),
+            Cow::Owned(id) => Cow::Owned(transaction_id(&id).0.to_owned()),
+        });
         Ok(Event::Change(Box::new(Change {
             operation,
             source: payload.source.ok_or_else(|| shape("source"))?,
             transaction,
-            key: key.map(|cells| cells.0),
+            key,
             before: payload.before.map(|cells| cells.0),
             after: payload.after.map(|cells| cells.0),
             schema,
@@ -254,23 +290,28 @@ impl Decoder {
     }
 }
 
-/// An embedded schema and what it describes, or no schema and the whole.
-fn unwrapped(value: &RawValue) -> (Option<&RawValue>, Option<&RawValue>) {
-    match serde_json::from_str::<Enveloped<'_>>(value.get()) {
-        Ok(Enveloped { schema, payload }) => (schema, payload),
-        Err(_) => (None, Some(value)),
+/// A record's key, by columns, and its schema where it embeds one.
+fn decode_key(key: &RawValue) -> Result<(Option<&RawValue>, Option<Cells<'_>>), DecodeError> {
+    let cells: Option<schema::CellMap<'_>> = serde_json::from_str(key.get())?;
+    let Some(cells) = cells else { return Ok((None, None)) };
+    let is_enveloped = cells.0.len() == 2 && cells.0.iter().all(|(name, _)| matches!(&**name, "schema" | "payload"));
+    if !is_enveloped {
+        return Ok((None, Some(cells.0)));
     }
+    let KeyEnvelope { schema, payload } = serde_json::from_str(key.get())?;
+    let cells = payload.map(|payload| serde_json::from_str::<schema::CellMap<'_>>(payload.get())).transpose()?;
+    Ok((schema, cells.map(|cells| cells.0)))
 }
 
 fn boundary<'a>(status: &str, payload: &Payload<'a>) -> Result<Event<'a>, DecodeError> {
-    let id =
-        payload.id.as_deref().ok_or_else(|| DecodeError::Shape("a transaction's boundary without id".to_owned()))?;
-    let (transaction, lsn) = transaction_id(id);
+    let id = payload.id.as_ref().ok_or_else(|| DecodeError::Shape("a transaction's boundary without id".to_owned()))?;
+    let (transaction, lsn) = transaction_id(&id.0);
+    let transaction = transaction.to_owned();
     match status {
         "BEGIN" => Ok(Event::Begin { transaction }),
         "END" => Ok(Event::End(End {
             transaction,
-            lsn: lsn.ok_or_else(|| DecodeError::Shape(format!("the transaction id {id:?} has no position")))?,
+            lsn: lsn.ok_or_else(|| DecodeError::Shape(format!("the transaction id {:?} has no position", id.0)))?,
             event_count: payload.event_count.unwrap_or(0),
             table_counts: payload
                 .data_collections
@@ -284,9 +325,9 @@ fn boundary<'a>(status: &str, payload: &Payload<'a>) -> Result<Event<'a>, Decode
 }
 
 /// `xid:lsn`: the position is the event's, so only the first part is the transaction's.
-fn transaction_id(id: &str) -> (String, Option<u64>) {
+fn transaction_id(id: &str) -> (&str, Option<u64>) {
     match id.split_once(':') {
-        Some((transaction, lsn)) => (transaction.to_owned(), lsn.parse().ok()),
-        None => (id.to_owned(), None),
+        Some((transaction, lsn)) => (transaction, lsn.parse().ok()),
+        None => (id, None),
     }
 }

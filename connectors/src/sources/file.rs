@@ -18,9 +18,9 @@ use std::io::{self, BufRead, BufReader, Read};
 use bytes::Bytes;
 use highwater_log::Lsn;
 use highwater_log::commit::{ProducerId, ProducerSequence};
-use highwater_query::{Engine, SchemaDump, SqlError, Write};
+use highwater_query::{Engine, SchemaDump, SqlError, Write, WritePipeline};
 
-use crate::decode::debezium::{CellError, Change, DecodeError, Decoder, End, Event};
+use crate::decode::debezium::{CellError, Change, DecodeError, Decoder, End, Event, Operation};
 use apply::{Applied, Tables};
 use position::Position;
 
@@ -29,7 +29,7 @@ pub const SNAPSHOT_BATCH_ROWS: u64 = 10_000;
 
 /// Reads change events line by line and commits them. It blocks its thread while it commits: it wants one of its own.
 pub struct FileIngest {
-    engine: Engine,
+    pipeline: WritePipeline,
     decoder: Decoder,
     tables: Tables,
     source: Option<UpstreamSource>,
@@ -180,8 +180,26 @@ struct Unit {
     /// Its lines: they are applied anew behind a change of a schema.
     lines: Vec<(u64, String)>,
     write: Option<Box<Write>>,
-    counts: std::collections::HashMap<String, u64>,
+    /// Its events by schema and table: few of them, looked through.
+    counts: Vec<(String, String, u64)>,
     events: u64,
+}
+
+impl Unit {
+    fn count(&mut self, schema: &str, table: &str) {
+        match self.counts.iter_mut().find(|(s, t, _)| s == schema && t == table) {
+            Some((_, _, count)) => *count += 1,
+            None => self.counts.push((schema.to_owned(), table.to_owned(), 1)),
+        }
+    }
+
+    /// How many events it has of `schema.table`.
+    fn counted(&self, name: &str) -> u64 {
+        let is_it = |schema: &str, table: &str| {
+            name.strip_prefix(schema).and_then(|rest| rest.strip_prefix('.')).is_some_and(|rest| rest == table)
+        };
+        self.counts.iter().filter(|(schema, table, _)| is_it(schema, table)).map(|(_, _, count)| count).sum()
+    }
 }
 
 #[derive(Default, PartialEq)]
@@ -201,7 +219,7 @@ impl FileIngest {
     #[must_use]
     pub fn new(engine: Engine, tables: Option<SchemaDump>) -> Self {
         Self {
-            engine,
+            pipeline: WritePipeline::new(engine),
             decoder: Decoder::default(),
             tables: Tables::new(tables.unwrap_or_default()),
             source: None,
@@ -233,15 +251,19 @@ impl FileIngest {
         self.take(line, text).await.map_err(|(at, cause)| IngestError { line: at.unwrap_or(line), cause })
     }
 
-    /// Ends the input. A transaction that has not ended is not committed.
-    #[must_use]
-    pub fn finish(mut self) -> Summary {
+    /// Ends the input, and waits until everything of it is durable. A transaction that has not ended is not committed.
+    ///
+    /// # Errors
+    /// [`IngestError`] when something that was under way could not be committed.
+    pub fn finish(mut self) -> Result<Summary, IngestError> {
+        self.unit.write = None;
+        self.pipeline.drain().map_err(|error| IngestError { line: self.summary.lines, cause: error.into() })?;
         self.summary.is_open = match &self.unit.kind {
             UnitKind::None => self.snapshot.is_some() || self.leading_end.is_some(),
             UnitKind::Snapshot | UnitKind::Transaction { .. } => true,
             UnitKind::Run { is_stored, .. } => !is_stored,
         };
-        self.summary
+        Ok(self.summary)
     }
 
     async fn take(&mut self, line: u64, text: &str) -> Result<(), Located> {
@@ -260,7 +282,7 @@ impl FileIngest {
                 {
                     return Err((Some(line), IngestCause::BeginsInside { what: "a transaction".to_owned() }));
                 }
-                match change.source.snapshot.as_deref() {
+                match change.source.snapshot.as_ref().map(|mark| &*mark.0) {
                     Some(mark) if mark != "false" && mark != "incremental" => {
                         let mark = mark.to_owned();
                         self.snapshot_row(line, text, &change, &mark).await
@@ -288,7 +310,7 @@ impl FileIngest {
             database: change.source.db.clone().into_owned(),
             stored: None,
         };
-        let stored = self.engine.write()?.position(&source.of())?;
+        let stored = self.pipeline.begin()?.position(&source.of())?;
         source.stored = stored.map(|bytes| Position::decode(&bytes)).transpose().map_err(IngestCause::Incomplete)?;
         self.source = Some(source);
         Ok(())
@@ -372,7 +394,7 @@ impl FileIngest {
             return Err(differing("all tables", end.event_count, self.unit.events));
         }
         for (table, expected) in &end.table_counts {
-            let found = self.unit.counts.get(table).copied().unwrap_or(0);
+            let found = self.unit.counted(table);
             if found != *expected {
                 return Err(differing(table, *expected, found));
             }
@@ -396,7 +418,7 @@ impl FileIngest {
                 return Err(here(IngestCause::Incomplete(message)));
             }
             (Some(id), _) => {
-                let id = id.clone();
+                let id = id.clone().into_owned();
                 self.close_open_unit().await?;
                 self.unit.kind = UnitKind::Transaction { id, is_partial: true, may_be_stored: true };
             }
@@ -404,8 +426,7 @@ impl FileIngest {
         }
         self.has_begun = true;
         self.unit.events += 1;
-        let table = format!("{}.{}", change.source.schema, change.source.table);
-        *self.unit.counts.entry(table).or_default() += 1;
+        self.unit.count(&change.source.schema, &change.source.table);
         if let UnitKind::Run { is_stored: true, .. } = self.unit.kind {
             self.summary.skipped += 1;
             return Ok(());
@@ -424,6 +445,8 @@ impl FileIngest {
                 *may_be_stored = false;
                 self.apply_all().await
             }
+            // As a change of the catalog, a truncation is made on what is visible: the unit begins anew there.
+            _ if change.operation == Operation::Truncate => self.apply_all().await,
             _ => self.apply_last(change).await,
         }
     }
@@ -539,7 +562,7 @@ impl FileIngest {
     async fn apply_last(&mut self, change: &Change<'_>) -> Result<(), Located> {
         let write = match &mut self.unit.write {
             Some(write) => write,
-            none => none.insert(Box::new(self.engine.write().map_err(here)?)),
+            none => none.insert(Box::new(self.pipeline.begin().map_err(here)?)),
         };
         match self.tables.apply(write, change).await.map_err(here)? {
             Applied::Done => Ok(()),
@@ -551,18 +574,19 @@ impl FileIngest {
     async fn apply_all(&mut self) -> Result<(), Located> {
         let lines = std::mem::take(&mut self.unit.lines);
         self.unit.write = None;
+        self.pipeline.drain().map_err(here)?;
         'again: loop {
-            let mut write = Box::new(self.engine.write().map_err(here)?);
+            let mut write = Box::new(self.pipeline.begin().map_err(here)?);
             for (line, text) in &lines {
                 let at = |cause: IngestCause| (Some(*line), cause);
                 let event = self.decoder.decode(text).map_err(|error| at(error.into()))?;
                 let Event::Change(change) = event else { continue };
                 if let Applied::SchemaDue = self.tables.apply(&mut write, &change).await.map_err(at)? {
                     drop(write);
-                    let mut schema = self.engine.write().map_err(here)?;
+                    let mut schema = self.pipeline.begin().map_err(here)?;
                     self.tables.apply_schema(&mut schema, &change).await.map_err(at)?;
-                    let lsn = schema.commit_blocking(None).map_err(|error| at(error.into()))?;
-                    self.note_commit(lsn);
+                    let ordered = self.pipeline.commit(schema, None).map_err(|error| at(error.into()))?;
+                    self.note_commit(ordered.map(|ordered| ordered.lsn));
                     continue 'again;
                 }
             }
@@ -585,9 +609,11 @@ impl FileIngest {
         };
         write.put_position(source.of(), position.encode());
         let producer = ProducerSequence { producer: source.producer(series), sequence };
-        let read = write.read_lsn();
-        let lsn = write.commit_blocking(Some(producer)).map_err(here)?;
-        if lsn.is_some_and(|lsn| lsn <= read) {
+        // Somebody else's commit of this position lies behind all that this ingest has seen or made.
+        let known = write.read_lsn().max(self.summary.last.unwrap_or_default());
+        let ordered = self.pipeline.commit(*write, Some(producer)).map_err(here)?;
+        let lsn = ordered.map(|ordered| ordered.lsn);
+        if ordered.is_some_and(|ordered| ordered.is_duplicate && ordered.lsn <= known) {
             // A commit of before is the answer, though the position that is stored does not reach it.
             let message =
                 format!("position {sequence} of {series} was stored before, and the stored position lies elsewhere");

@@ -27,6 +27,56 @@ pub enum Acknowledgement {
     Buffered(oneshot::Receiver<Result<Receipt, CommitError>>),
 }
 
+/// A write set that was ordered and is not durable yet. Its LSN and row ids are provisional: for what is ordered behind it, and for
+/// nobody else.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its place; of a retry, the first attempt's.
+    pub lsn: Lsn,
+    /// The row id of its first inserted row; further inserts count on. Not known of a retry.
+    pub first_row: Option<RowId>,
+    /// Whether it is a retry: nothing was ordered.
+    pub is_duplicate: bool,
+    /// What is ordered behind it stands only if it does.
+    pub chain: Chain,
+    pub(super) outcome: oneshot::Receiver<Result<Receipt, CommitError>>,
+}
+
+/// A run of ordered commits none of which was taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain(pub(super) u64);
+
+impl Accepted {
+    /// What became of it, if that is known already.
+    pub fn try_outcome(&mut self) -> Option<Result<Receipt, CommitError>> {
+        match self.outcome.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(CommitError::thread_ended())),
+        }
+    }
+
+    /// Waits, blocking the thread, until it is visible.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub fn wait_blocking(self) -> Result<Receipt, CommitError> {
+        block_on(self.outcome).unwrap_or_else(|_| Err(CommitError::thread_ended()))
+    }
+}
+
+/// Blocks the thread. The caller may be inside a task of tokio's: its budget of polls does not count here, where a future that is told
+/// to come back later would be polled for ever.
+pub(super) fn block_on<F: Future>(future: F) -> F::Output {
+    futures::executor::block_on(tokio::task::unconstrained(future))
+}
+
+impl CommitError {
+    pub(super) fn thread_ended() -> Self {
+        Self::Unknown { cause: "the commit thread ended".into() }
+    }
+}
+
 /// Why a write set did not end as a visible commit.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {

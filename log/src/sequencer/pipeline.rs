@@ -115,6 +115,7 @@ impl Pipeline {
     /// Takes back every stamp after `after`; what is pending was never given to the log, and ends *not committed*.
     fn drop_pending(&self, state: &mut State, after: Lsn, cause: &Arc<str>) {
         state.core.unwind_after(after);
+        state.chain.0 += 1;
         let not_committed = || Err(CommitError::NotCommitted { cause: Arc::clone(cause) });
         for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
             let _ = reply.send(not_committed());

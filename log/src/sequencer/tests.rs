@@ -151,7 +151,11 @@ fn bench(options: SequencerOptions) -> Bench {
 impl Bench {
     /// Orders a write set without waiting for its outcome.
     fn submit(&self, set: WriteSet) -> Result<oneshot::Receiver<Outcome>, CommitError> {
-        self.sequencer.submit(set, Drive::Thread).now_or_never().expect("there is room")
+        self.submit_behind(set, None).map(|accepted| accepted.outcome)
+    }
+
+    fn submit_behind(&self, set: WriteSet, behind: Option<Chain>) -> Result<Accepted, CommitError> {
+        self.sequencer.submit(set, Drive::Thread, behind).now_or_never().expect("there is room")
     }
 
     fn commit_pending(&mut self) -> usize {
@@ -235,11 +239,34 @@ fn a_group_that_was_not_written_ends_not_committed_with_all_after_it_and_its_lsn
 }
 
 #[test]
+fn what_was_to_follow_a_commit_that_was_taken_back_is_not_accepted() {
+    let mut bench = bench(SequencerOptions::default());
+    let first = bench.submit_behind(put("a"), None).unwrap();
+    assert_eq!((first.lsn, first.first_row), (Lsn::new(1), Some(RowId::new(1))));
+    let at = |version| Precondition::AtVersion { space: SPACE, key: key("a"), version: Lsn::new(version) };
+    let mut second = bench.submit_behind(under(at(1), put("a")), Some(first.chain)).unwrap();
+    assert_eq!((second.lsn, second.chain), (Lsn::new(2), first.chain));
+    bench.fail_next(no_space());
+    bench.commit_pending();
+    assert!(matches!(second.try_outcome(), Some(Err(CommitError::NotCommitted { .. }))));
+    // Somebody else gets the LSN, and writes the very key: the version alone would say that all is well.
+    assert_eq!(bench.commit(put("a")).unwrap().lsn, Lsn::new(1));
+    let third = bench.submit_behind(under(at(1), put("a")), Some(first.chain));
+    assert!(matches!(third, Err(CommitError::NotCommitted { .. })), "{third:?}");
+    // Begun anew, it goes on.
+    let again = bench.submit_behind(under(at(1), put("a")), None).unwrap();
+    bench.commit_pending();
+    assert_eq!(again.wait_blocking().unwrap().lsn, Lsn::new(2));
+}
+
+#[test]
 fn a_poisoned_log_answers_unknown_and_accepts_nothing_more() {
     let mut bench = bench(SequencerOptions::default());
     bench.fail_next(LogError::Poisoned { cause: "sync failed".into() });
+    assert!(bench.sequencer.poisoned().is_none());
     assert!(matches!(bench.commit(put("a")), Err(CommitError::Unknown { .. })));
     assert!(matches!(bench.commit(put("b")), Err(CommitError::Stopped { .. })));
+    assert!(bench.sequencer.poisoned().is_some_and(|cause| cause.contains("sync failed")));
 }
 
 #[test]
@@ -324,11 +351,11 @@ fn who_comes_when_too_much_is_pending_waits_for_room() {
     let mut bench = bench(SequencerOptions { pending_bytes_max: 1_024, ..SequencerOptions::default() });
     let mut accepted = 0;
     let sequencer = bench.sequencer.clone();
-    while sequencer.submit(put(&format!("{accepted}")), Drive::Thread).now_or_never().is_some() {
+    while sequencer.submit(put(&format!("{accepted}")), Drive::Thread, None).now_or_never().is_some() {
         accepted += 1;
         assert!(accepted < 100, "the queue is bounded");
     }
-    let mut waiting = Box::pin(sequencer.submit(put("late"), Drive::Thread));
+    let mut waiting = Box::pin(sequencer.submit(put("late"), Drive::Thread, None));
     assert!(waiting.as_mut().now_or_never().is_none());
     bench.commit_pending();
     assert!(waiting.as_mut().now_or_never().is_some());

@@ -56,8 +56,8 @@ impl Session {
             // As PostgreSQL answers the COMMIT of a transaction that has failed.
             TransactionState::Failed => Ok(Done::tag("ROLLBACK")),
             TransactionState::Open { transaction, .. } => {
-                let lsn = self.commit_transaction(*transaction).await?;
-                Ok(Done { lsn, ..Done::tag("COMMIT") })
+                let (lsn, is_duplicate) = self.commit_transaction(*transaction).await?;
+                Ok(Done { lsn, is_duplicate, ..Done::tag("COMMIT") })
             }
         }
     }

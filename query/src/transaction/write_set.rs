@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_log::Change;
-use highwater_log::position::{RowId, SchemaVersion, StorageId};
+use highwater_log::position::{RowId, SchemaVersion, StorageId, TableId};
 use highwater_log::row::Row;
 use highwater_log::schema::{CatalogEntry, TableSchema};
 use highwater_log::sequencer::{
@@ -16,7 +16,7 @@ use highwater_materializers::{StoredRow, Table, TableRow};
 use super::{Transaction, unique_codes};
 use crate::catalog::OwnEntry;
 use crate::error::SqlError;
-use crate::rows::{RowWrite, SeenRow};
+use crate::rows::{AheadWrites, RowWrite, SeenRow};
 
 impl Transaction {
     /// The write set that commits the transaction; empty when it changed nothing in the end.
@@ -24,18 +24,47 @@ impl Transaction {
     /// # Errors
     /// `XX001` when a stored row is damaged.
     pub(crate) fn into_write_set(self, durability: Durability) -> Result<WriteSet, SqlError> {
-        let mut builder = Builder { set: WriteSet { durability, ..WriteSet::default() }, ..Builder::default() };
-        let tables = builder.put_catalog(&self)?;
+        self.build(durability, None).map(|(set, _)| set)
+    }
+
+    /// The write set, and what it writes for those who go on behind it.
+    ///
+    /// # Errors
+    /// `XX001` when a stored row is damaged.
+    pub(crate) fn into_write_set_and_writes(self) -> Result<(WriteSet, AheadWrites), SqlError> {
+        let (set, writes) = self.build(Durability::Synced, Some(AheadWrites::default()))?;
+        Ok((set, writes.unwrap_or_default()))
+    }
+
+    /// The table of a storage that it wrote rows to, if the transaction has not changed the table itself.
+    fn stored_table(&self, storage: StorageId) -> Option<Arc<Table>> {
+        let id = self.written.get(&storage)?;
+        if self.catalog.own().contains_key(&id.value()) {
+            return None;
+        }
+        self.catalog.shared().table(*id, self.catalog.at()).filter(|table| table.schema().storage == storage)
+    }
+
+    fn build(
+        self,
+        durability: Durability,
+        ahead: Option<AheadWrites>,
+    ) -> Result<(WriteSet, Option<AheadWrites>), SqlError> {
+        let mut builder = Builder { set: WriteSet { durability, ..WriteSet::default() }, ahead, ..Builder::default() };
+        let own_tables = builder.put_catalog(&self)?;
         let mut by_storage: Vec<_> = self.source.writes.rows.iter().collect();
         by_storage.sort_unstable_by_key(|(storage, _)| **storage);
         for (storage, rows) in by_storage {
             if rows.is_empty() {
                 continue;
             }
-            let table = tables.iter().find(|table| table.schema().storage == *storage);
+            let table = match own_tables.iter().find(|table| table.schema().storage == *storage) {
+                Some(table) => Some(Arc::clone(table)),
+                None => self.stored_table(*storage),
+            };
             // Rows of a storage that no table has any more went with it.
             if let Some(table) = table {
-                builder.put_rows(&self, table, rows)?;
+                builder.put_rows(&self, &table, rows)?;
             }
         }
         builder.set.preconditions.extend(self.conditions);
@@ -49,6 +78,8 @@ impl Transaction {
 #[derive(Default)]
 struct Builder {
     set: WriteSet,
+    /// Filled where somebody wants it.
+    ahead: Option<AheadWrites>,
     catalog: Vec<Change>,
     truncations: Vec<Change>,
     deletes: Vec<Change>,
@@ -60,20 +91,16 @@ struct Builder {
 }
 
 impl Builder {
-    /// Adds the catalog's changes; returns all tables as they are after the commit.
+    /// Adds the catalog's changes; returns the tables that they are of, as they are after the commit.
     fn put_catalog(&mut self, transaction: &Transaction) -> Result<Vec<Arc<Table>>, SqlError> {
         let view = &transaction.catalog;
         let (at, shared) = (view.at(), view.shared());
-        let mut tables: Vec<Arc<Table>> = shared
-            .tables(at)
-            .into_iter()
-            .filter(|table| !view.own().contains_key(&table.schema().id.value()))
-            .collect();
+        let mut tables: Vec<Arc<Table>> = Vec::new();
         // Names that are given up, unless they are taken again.
         let mut names: BTreeMap<Bytes, bool> = BTreeMap::new();
         let mut has_changes = false;
         for (object, entry) in view.own() {
-            let old_table = shared.tables(at).into_iter().find(|table| table.schema().id.value() == *object);
+            let old_table = shared.table(TableId::new(*object), at);
             let old_name = match &old_table {
                 Some(table) => Some(catalog_name_key(&table.schema().namespace, &table.schema().name)),
                 None => shared.namespace(*object, at).map(|name| catalog_name_key(&name, "")),
@@ -113,8 +140,8 @@ impl Builder {
         }
         if has_changes {
             // Changes of the catalog are rare: each is made on the one before it.
-            let range = KeyRange { start: Bytes::new(), end: None };
-            self.set.preconditions.push(Precondition::RangeUnchanged { space: CATALOG_SPACE, range, since: at });
+            let (space, range) = (CATALOG_SPACE, KeyRange::all());
+            self.set.preconditions.push(Precondition::RangeUnchanged { space, range, since: at });
         }
         Ok(tables)
     }
@@ -139,6 +166,9 @@ impl Builder {
                 (None, None) => continue,
                 (None, Some(row)) => {
                     note_codes(table, &row, key, &mut new_codes)?;
+                    if let Some(ahead) = &mut self.ahead {
+                        ahead.inserts.push((storage, (!is_keyless).then(|| key.clone()), row.bytes.clone()));
+                    }
                     if is_keyless {
                         self.keyless.push((storage, self.inserts.len()));
                     } else {
@@ -151,6 +181,9 @@ impl Builder {
                     let old = transaction.source.seen(table, before.bytes.clone())?;
                     note_codes(table, &old, key, &mut old_codes)?;
                     self.depend_on(storage, key, before);
+                    if let Some(ahead) = &mut self.ahead {
+                        ahead.deletes.push((storage, key.clone()));
+                    }
                     self.set.keys.push(row_write(storage, key, false));
                     self.deletes.push(Change::Delete { table: id, row: before.id, before: before.bytes.clone() });
                 }
@@ -161,6 +194,9 @@ impl Builder {
                     note_codes(table, &row, key, &mut new_codes)?;
                     self.depend_on(storage, key, before);
                     self.set.keys.push(row_write(storage, key, true));
+                    if let Some(ahead) = &mut self.ahead {
+                        ahead.updates.push((storage, key.clone(), before.id, row.bytes.clone()));
+                    }
                     let (row, before) = (before.id, before.bytes.clone());
                     self.updates.push(Change::Update { table: id, row, before, changed: changed.into() });
                 }
@@ -174,6 +210,9 @@ impl Builder {
                 self.set.preconditions.push(Precondition::Absent { space: unique.storage, key: code.clone() });
             }
             for code in old.union(new) {
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.codes.push((unique.storage, code.clone(), new.contains(code)));
+                }
                 self.set.keys.push(row_write(unique.storage, code, new.contains(code)));
             }
         }
@@ -188,7 +227,7 @@ impl Builder {
         });
     }
 
-    fn finish(self) -> WriteSet {
+    fn finish(self) -> (WriteSet, Option<AheadWrites>) {
         let mut set = self.set;
         let inserts_from = self.catalog.len() + self.truncations.len() + self.deletes.len() + self.updates.len();
         for (space, place) in self.keyless {
@@ -196,7 +235,7 @@ impl Builder {
         }
         set.changes =
             [self.catalog, self.truncations, self.deletes, self.updates, self.inserts, self.positions].concat();
-        set
+        (set, self.ahead)
     }
 }
 

@@ -97,15 +97,11 @@ impl Tables {
                 None => self.default(write, table, place).await?,
             });
         }
-        // A snapshot taken again meets rows that are there.
-        if change.operation == Operation::Read && !table.schema().primary_key.is_empty() {
-            let key = write.key_of(table, &values)?;
-            if write.has_row(table, &key)? {
-                write.update(table, key, &values)?;
-                return Ok(());
-            }
+        match change.operation {
+            // A snapshot taken again meets rows that are there.
+            Operation::Read => write.put(table, &values)?,
+            _ => write.insert(table, &values)?,
         }
-        write.insert(table, &values)?;
         Ok(())
     }
 
