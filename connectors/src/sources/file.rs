@@ -180,6 +180,8 @@ struct Unit {
     /// Its lines: they are applied anew behind a change of a schema.
     lines: Vec<(u64, String)>,
     write: Option<Box<Write>>,
+    /// A truncation is among its lines.
+    has_truncation: bool,
     /// Its events by schema and table: few of them, looked through.
     counts: Vec<(String, String, u64)>,
     events: u64,
@@ -432,6 +434,7 @@ impl FileIngest {
             return Ok(());
         }
         self.unit.lines.push((line, text.to_owned()));
+        self.unit.has_truncation |= change.operation == Operation::Truncate;
         // An event beyond what is stored belongs to a transaction that ends beyond it: its effects need not wait for the END.
         let is_beyond = match (self.stored(), change.source.lsn) {
             (None, _) => true,
@@ -445,7 +448,7 @@ impl FileIngest {
                 *may_be_stored = false;
                 self.apply_all().await
             }
-            // As a change of the catalog, a truncation is made on what is visible: the unit begins anew there.
+            // The unit begins anew where the truncation can be made.
             _ if change.operation == Operation::Truncate => self.apply_all().await,
             _ => self.apply_last(change).await,
         }
@@ -574,7 +577,10 @@ impl FileIngest {
     async fn apply_all(&mut self) -> Result<(), Located> {
         let lines = std::mem::take(&mut self.unit.lines);
         self.unit.write = None;
-        self.pipeline.drain().map_err(here)?;
+        if self.unit.has_truncation {
+            // As a change of the catalog, it is made on what is visible.
+            self.pipeline.drain().map_err(here)?;
+        }
         'again: loop {
             let mut write = Box::new(self.pipeline.begin().map_err(here)?);
             for (line, text) in &lines {
@@ -583,6 +589,8 @@ impl FileIngest {
                 let Event::Change(change) = event else { continue };
                 if let Applied::SchemaDue = self.tables.apply(&mut write, &change).await.map_err(at)? {
                     drop(write);
+                    // A change of the catalog is made on what is visible.
+                    self.pipeline.drain().map_err(here)?;
                     let mut schema = self.pipeline.begin().map_err(here)?;
                     self.tables.apply_schema(&mut schema, &change).await.map_err(at)?;
                     let ordered = self.pipeline.commit(schema, None).map_err(|error| at(error.into()))?;
