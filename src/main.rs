@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use highwater::cli::Cli;
 
-/// Rows, cells and batches are many small pieces: a faster allocator is felt (docs/performance.md).
+/// Rows, cells and batches are many small pieces: an allocator made for that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
