@@ -8,15 +8,20 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::convert::try_schema_from_ipc_buffer;
 use arrow::ipc::reader::StreamDecoder;
+use futures::StreamExt;
 use highwater_log::Lsn;
 use highwater_proto::v1::changefeed_client::ChangefeedClient;
 use highwater_proto::v1::execute_response::Answer;
+use highwater_proto::v1::ingest_client::IngestClient;
+use highwater_proto::v1::ingest_request::Request as Fed;
 use highwater_proto::v1::sql_client::SqlClient;
 use highwater_proto::v1::subscribe_request::Request as Wanted;
 use highwater_proto::v1::{
-    CloseSessionRequest, Completion, ExecuteRequest, ExecuteResponse, Format, OpenSessionRequest, SubscribeRequest,
-    SubscribeResponse, SubscribeStart,
+    CloseSessionRequest, Completion, ExecuteRequest, ExecuteResponse, Format, IngestRequest, IngestResponse,
+    IngestStart, OpenSessionRequest, SubscribeRequest, SubscribeResponse, SubscribeStart,
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
@@ -92,6 +97,20 @@ impl Client {
         let mut feeds = ChangefeedClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         let first = SubscribeRequest { request: Some(Wanted::Start(start)) };
         Ok(feeds.subscribe(futures::stream::iter([first])).await?.into_inner())
+    }
+}
+
+impl Client {
+    /// Has an input ingested, which comes in pieces; answers tell how far it has come.
+    pub(crate) async fn ingest(
+        &self,
+        start: IngestStart,
+        pieces: mpsc::Receiver<Vec<u8>>,
+    ) -> Result<Streaming<IngestResponse>, ClientError> {
+        let first = IngestRequest { request: Some(Fed::Start(start)) };
+        let pieces = ReceiverStream::new(pieces).map(|piece| IngestRequest { request: Some(Fed::Piece(piece.into())) });
+        let mut ingest = IngestClient::new(self.channel.clone());
+        Ok(ingest.ingest(futures::stream::iter([first]).chain(pieces)).await?.into_inner())
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use highwater_changefeed::{Feed, FeedError, FeedOptions, FeedSource, FeedStart};
 use highwater_log::env::Env;
 use highwater_log::sequencer::{Sequencer, SequencerOptions};
-use highwater_log::{CommitLog, LogError, LogId, Lsn, MemoryLog, SegmentedLog, SegmentedOptions};
+use highwater_log::{
+    CommitLog, LogError, LogId, Lsn, MemoryLog, ReadOnlyLog, Scrubbed, SegmentedLog, SegmentedOptions,
+};
 use highwater_materializers::{Catalog, FoldError, KvOptions, Materialized, Progress};
 use highwater_query::{Engine, EngineOptions, Outcome, Session, SqlError};
 
@@ -34,13 +36,14 @@ pub struct Database {
     feeds: FeedSource,
     log: Log,
     upkeep: Upkeep,
-    /// Where the rows of a database in memory lie; it goes with the database.
+    /// Where the rows of a database in memory, or on a read-only file system, lie; it goes with the database.
     _scratch: Option<tempfile::TempDir>,
 }
 
 enum Log {
     Segmented(Arc<SegmentedLog>),
-    Memory,
+    /// In memory, or on a read-only file system: it is not closed.
+    Unowned,
 }
 
 /// How a database is opened.
@@ -81,6 +84,9 @@ pub enum OpenError {
 impl Database {
     /// Opens the database in `directory`, beginning one where there is none. What the last process did not fold is folded first.
     ///
+    /// On a read-only file system it is opened for reading: up to the last commit that is proven to have been durable, its rows folded
+    /// from the log into a temporary directory, as it was then; statements that write fail with `25006`.
+    ///
     /// # Errors
     /// [`OpenError::Log`] with [`LogError::Locked`] when another process has it.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self, OpenError> {
@@ -103,12 +109,35 @@ impl Database {
         let folds_directory = directory.join(FOLDS_DIRECTORY);
         let log_options =
             SegmentedOptions { witnesses: Materialized::witnesses(&env, &folds_directory), ..options.log.clone() };
-        let log = Arc::new(SegmentedLog::open(&env, &directory.join(LOG_DIRECTORY), log_options)?);
+        let log_directory = directory.join(LOG_DIRECTORY);
+        let log = match SegmentedLog::open(&env, &log_directory, log_options.clone()) {
+            Err(LogError::Io { source, .. }) if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                tracing::warn!(directory = %directory.display(), "the file system is read-only: so is the database");
+                let log = Arc::new(ReadOnlyLog::open(&env, &log_directory, &log_options)?);
+                return Self::open_read_only(&env, log, &options, progress);
+            }
+            opened => Arc::new(opened?),
+        };
         env.disk
             .create_dir(&folds_directory)
             .map_err(|source| OpenError::Io { action: "create a directory", source })?;
         let folds = Materialized::open(&env, &folds_directory, log.id(), options.rows.clone())?;
         Self::assemble(&env, Arc::<SegmentedLog>::clone(&log), Log::Segmented(log), folds, &options, progress, None)
+    }
+
+    fn open_read_only(
+        env: &Env,
+        log: Arc<ReadOnlyLog>,
+        options: &Options,
+        progress: impl FnMut(Progress),
+    ) -> Result<Self, OpenError> {
+        let scratch = scratch()?;
+        let folds = Materialized::open(env, scratch.path(), log.id(), options.rows.clone())?;
+        let queries = EngineOptions { read_only: Some(READ_ONLY), ..options.queries.clone() };
+        let options = Options { queries, ..options.clone() };
+        let database = Self::assemble(env, log, Log::Unowned, folds, &options, progress, Some(scratch))?;
+        database.sequencer.stop(READ_ONLY);
+        Ok(database)
     }
 
     /// A database whose log lies in memory: it begins empty and ends with the process. Its rows use a temporary directory.
@@ -117,12 +146,11 @@ impl Database {
     /// [`OpenError::Io`] without one.
     pub fn in_memory() -> Result<Self, OpenError> {
         let env = Env::system();
-        let scratch = tempfile::tempdir();
-        let scratch = scratch.map_err(|source| OpenError::Io { action: "create a temporary directory", source })?;
+        let scratch = scratch()?;
         let log = Arc::new(MemoryLog::new(LogId::from_bytes(env.entropy.draw())));
         let options = Options::default();
         let folds = Materialized::open(&env, scratch.path(), log.id(), options.rows.clone())?;
-        Self::assemble(&env, log, Log::Memory, folds, &options, |_| {}, Some(scratch))
+        Self::assemble(&env, log, Log::Unowned, folds, &options, |_| {}, Some(scratch))
     }
 
     fn assemble(
@@ -206,6 +234,15 @@ impl Database {
         self.feeds.durable()
     }
 
+    /// What reading the log's sealed segments again in the background has found.
+    #[must_use]
+    pub fn scrubbed(&self) -> Scrubbed {
+        match &self.log {
+            Log::Segmented(log) => log.scrubbed(),
+            Log::Unowned => Scrubbed::default(),
+        }
+    }
+
     /// Replaces what the lock file says of this process, for people who meet it: the address, once there is one.
     pub fn note_owner(&self, owner: &str) {
         if let Log::Segmented(log) = &self.log {
@@ -221,7 +258,7 @@ impl Database {
     pub fn close(self) -> Result<(), OpenError> {
         let Self { engine, folds, sequencer, feeds, log, upkeep, _scratch: scratch } = self;
         drop((upkeep, feeds));
-        sequencer.stop();
+        sequencer.stop("the database is closing");
         drop(engine);
         // With the last handle, the commit thread has ended.
         drop(sequencer);
@@ -238,5 +275,10 @@ impl Database {
     }
 }
 
+fn scratch() -> Result<tempfile::TempDir, OpenError> {
+    tempfile::tempdir().map_err(|source| OpenError::Io { action: "create a temporary directory", source })
+}
+
+const READ_ONLY: &str = "the data directory is on a read-only file system";
 const LOG_DIRECTORY: &str = "log";
 const FOLDS_DIRECTORY: &str = "materialized";

@@ -7,11 +7,12 @@ mod screen;
 mod watch;
 
 use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_connectors::sources::file::{FileIngest, IngestCause, IngestError, Summary, read_line};
+use highwater_connectors::sources::file::{FileIngest, IngestError, Summary};
 use highwater_log::Lsn;
 use highwater_query::Engine;
 use tokio::sync::{oneshot, watch as channel};
@@ -141,27 +142,17 @@ async fn show(
 
 /// Feeds the stream to the ingest on a thread of its own, as fast as it goes.
 async fn ingest(
-    mut stream: Box<dyn io::BufRead + Send>,
-    mut ingest: FileIngest,
+    stream: Box<dyn io::BufRead + Send>,
+    ingest: FileIngest,
     panels: Arc<Panels>,
 ) -> Result<Summary, DemoError> {
     let runtime = tokio::runtime::Handle::current();
-    let work = move || -> Result<Summary, DemoError> {
-        let mut line = String::new();
-        loop {
-            let is_there = read_line(&mut *stream, &mut line).map_err(|error| {
-                let line = ingest.summary().lines + 1;
-                IngestError { line, cause: IngestCause::Input(error) }
-            })?;
-            if !is_there || panels.is_over() {
-                return Ok(ingest.finish()?);
-            }
-            runtime.block_on(ingest.line(&line))?;
-            panels.note_ingest(&ingest.summary());
-        }
+    let told = move |summary: &Summary| {
+        panels.note_ingest(summary);
+        if panels.is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| DemoError::Io { action: "run the ingest", source: io::Error::other(error) })?
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(ingest.run(stream, told))).await;
+    Ok(done.map_err(|error| DemoError::Io { action: "run the ingest", source: io::Error::other(error) })??)
 }
 
 /// How often what is shown is looked at anew.

@@ -4,6 +4,7 @@ mod changefeed;
 mod error;
 mod health;
 mod http;
+mod ingest;
 mod operations;
 mod results;
 mod sessions;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use highwater_log::env::Env;
 use highwater_proto::DESCRIPTORS;
 use highwater_proto::v1::changefeed_server::ChangefeedServer;
+use highwater_proto::v1::ingest_server::IngestServer;
 use highwater_proto::v1::operations_server::OperationsServer;
 use highwater_proto::v1::sql_server::SqlServer;
 use highwater_query::STATEMENT_BYTES_MAX;
@@ -30,6 +32,7 @@ use tonic::transport::Server as GrpcServer;
 use crate::Database;
 use changefeed::ChangefeedService;
 use health::{Health, Phase};
+use ingest::IngestService;
 use operations::OperationsService;
 use sessions::Sessions;
 use sql::SqlService;
@@ -154,6 +157,7 @@ impl Server {
         let (reporter, health_service) = tonic_health::server::health_reporter();
         reporter.set_serving::<SqlServer<SqlService>>().await;
         reporter.set_serving::<ChangefeedServer<ChangefeedService>>().await;
+        reporter.set_serving::<IngestServer<IngestService>>().await;
         reporter.set_serving::<OperationsServer<OperationsService>>().await;
         let threads = statement_threads()?;
         let sql =
@@ -163,6 +167,8 @@ impl Server {
             .max_encoding_message_size(usize::MAX);
         let feeds = ChangefeedService::new(Arc::clone(&database), Arc::clone(&self.health), stopped.clone());
         let feeds = ChangefeedServer::new(feeds).max_encoding_message_size(usize::MAX);
+        let ingest = IngestService::new(Arc::clone(&database), threads.handle().clone(), stopped.clone());
+        let ingest = IngestServer::new(ingest).max_decoding_message_size(STATEMENT_BYTES_MAX + MESSAGE_OVERHEAD_BYTES);
         let operations = OperationsServer::new(OperationsService::new(Arc::clone(&self.health)));
         let router = GrpcServer::builder()
             .tcp_nodelay(true)
@@ -172,6 +178,7 @@ impl Server {
             .add_service(reflection().build_v1alpha()?)
             .add_service(sql)
             .add_service(feeds)
+            .add_service(ingest)
             .add_service(operations);
         let mut ended = stopped.clone();
         let shutdown = async move {

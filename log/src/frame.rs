@@ -243,12 +243,40 @@ impl CheckedHeader {
     ///
     /// # Errors
     /// [`FrameError::Payload`].
+    ///
+    /// For a payload that is read in pieces, see [`CheckedHeader::payload_check`].
     pub fn check_payload(&self, payload: &[u8]) -> Result<(), FrameError> {
         if crc32c::crc32c_append(self.header_checksum, payload) == self.checksum {
             Ok(())
         } else {
             Err(FrameError::Payload)
         }
+    }
+
+    /// Begins the check of a payload that comes in pieces.
+    #[must_use]
+    pub const fn payload_check(&self) -> PayloadCheck {
+        PayloadCheck { so_far: self.header_checksum, expected: self.checksum }
+    }
+}
+
+/// A payload's checksum, over its pieces in order.
+#[derive(Clone, Copy, Debug)]
+pub struct PayloadCheck {
+    so_far: u32,
+    expected: u32,
+}
+
+impl PayloadCheck {
+    /// Takes in the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.so_far = crc32c::crc32c_append(self.so_far, piece);
+    }
+
+    /// Whether the pieces are the payload.
+    #[must_use]
+    pub const fn is_right(&self) -> bool {
+        self.so_far == self.expected
     }
 }
 

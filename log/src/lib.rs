@@ -27,4 +27,7 @@ pub use commit_log::{CommitLog, LogReader};
 pub use error::{Damage, LogError, NotWritten, error_chain};
 pub use memory::MemoryLog;
 pub use position::{Epoch, LogId, Lsn};
-pub use segmented::{LogView, ReadOnlyLog, SegmentState, SegmentSummary, SegmentedLog, SegmentedOptions, Verification};
+pub use segmented::{
+    LogView, ReadOnlyLog, ScrubOptions, Scrubbed, SegmentState, SegmentSummary, SegmentedLog, SegmentedOptions,
+    Verification,
+};

@@ -19,6 +19,7 @@ mod reader;
 mod reading;
 mod recovery;
 mod scan;
+mod scrub;
 mod supply;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ mod view;
 mod writer;
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +48,8 @@ pub use read_only::ReadOnlyLog;
 use reading::Reading;
 use recovery::Judgement;
 use scan::Boundary;
+use scrub::Scrubber;
+pub use scrub::{ScrubOptions, Scrubbed};
 use supply::{Supply, not_written};
 pub use view::{LogView, SegmentState, SegmentSummary, Verification};
 use writer::{AppendFailure, Writer};
@@ -65,6 +69,8 @@ pub struct SegmentedOptions {
     pub witnesses: Vec<(LogId, Lsn)>,
     /// What the lock file says of its holder, for people who meet it.
     pub owner: String,
+    /// How sealed segments are read again, to find what rots; `None`: not by itself.
+    pub scrub: Option<ScrubOptions>,
     /// Whether a thread maintains the log. Without one its owner calls [`SegmentedLog::maintain`].
     pub is_self_maintained: bool,
 }
@@ -78,6 +84,7 @@ impl Default for SegmentedOptions {
             tail_bytes_max: 16 * 1024 * 1024,
             witnesses: Vec::new(),
             owner: format!("process {}", std::process::id()),
+            scrub: Some(ScrubOptions::default()),
             is_self_maintained: true,
         }
     }
@@ -89,6 +96,7 @@ impl Default for SegmentedOptions {
 pub struct SegmentedLog {
     shared: Arc<Shared>,
     maintenance: Option<Maintenance>,
+    scrubber: Option<Scrubber>,
     lock: Box<dyn DiskLock>,
 }
 
@@ -102,6 +110,7 @@ struct Shared {
     supply: Mutex<Supply>,
     is_space_low: AtomicBool,
     bell: Bell,
+    scrubbed: Mutex<Scrubbed>,
 }
 
 /// The end of the log, under one lock: an append, a sync and a mark exclude one another.
@@ -134,7 +143,9 @@ impl SegmentedLog {
         })?;
         let shared = Arc::new(Shared::open(env, directory, options, judgement)?);
         let maintenance = shared.options.is_self_maintained.then(|| Maintenance::start(&shared));
-        Ok(Self { shared, maintenance, lock })
+        let scrub = shared.options.scrub.filter(|_| shared.options.is_self_maintained);
+        let scrubber = scrub.map(|options| Scrubber::start(&shared, options));
+        Ok(Self { shared, maintenance, scrubber, lock })
     }
 
     /// Replaces what the lock file says of its holder: its address, once it listens.
@@ -150,12 +161,27 @@ impl SegmentedLog {
         self.shared.maintain()
     }
 
+    /// Reads every sealed segment again, as fast as it goes, and tells what was found by this and by earlier passes. Damage is told,
+    /// and stays until it is put right: reads of what is damaged fail, everything else goes on.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when a segment cannot be read at all.
+    pub fn scrub(&self) -> Result<Scrubbed, LogError> {
+        self.shared.scrub(|_| ControlFlow::Continue(()))
+    }
+
+    /// What reading sealed segments again has found so far.
+    #[must_use]
+    pub fn scrubbed(&self) -> Scrubbed {
+        self.shared.scrubbed().clone()
+    }
+
     /// Closes the log so that its end is known: a later opening that finds less refuses.
     ///
     /// # Errors
     /// [`LogError::Poisoned`], [`LogError::Io`]. The log is released all the same; what was durable stays so.
     pub fn close(mut self) -> Result<(), LogError> {
-        self.maintenance = None;
+        (self.maintenance, self.scrubber) = (None, None);
         self.make_durable()?;
         self.shared.mark()?;
         let appended = {
@@ -241,6 +267,7 @@ impl Shared {
             supply: Mutex::new(supply),
             is_space_low: AtomicBool::new(false),
             bell: Bell::default(),
+            scrubbed: Mutex::default(),
             options,
         };
         Ok(shared)
@@ -425,7 +452,7 @@ impl CommitLog for SegmentedLog {
 
 impl Drop for SegmentedLog {
     fn drop(&mut self) {
-        self.maintenance = None;
+        (self.maintenance, self.scrubber) = (None, None);
         // Readers may outlive the log: they come to its end.
         self.shared.reading.close();
     }

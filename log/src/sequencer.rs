@@ -218,11 +218,11 @@ impl Sequencer {
         block_on(self.submit(set, Drive::Thread, behind))
     }
 
-    /// Stops accepting writes, commits what is pending, and ends the commit thread's work.
-    pub fn stop(&self) {
+    /// Stops accepting writes for good, for this reason; commits what is pending, and ends the commit thread's work.
+    pub fn stop(&self, cause: &str) {
         let mut state = self.shared.state();
         state.is_closing = true;
-        state.stopped.get_or_insert_with(|| "the database is closing".into());
+        state.stopped.get_or_insert_with(|| cause.into());
         drop(state);
         self.shared.wake.notify_all();
     }
@@ -401,6 +401,8 @@ impl Shared {
         let at = self.keeper.applied();
         let version = |space: StorageId, key: &[u8]| self.keeper.version(space, key, at).map(Answer::Version);
         let answer = |condition: &Precondition| match condition {
+            // What wrote it is not applied: the window knows it, if it stands.
+            Precondition::AtVersion { version, .. } if *version > at => Ok(Answer::NotAsked),
             Precondition::Absent { space, key }
             | Precondition::Present { space, key }
             | Precondition::AtVersion { space, key, .. } => version(*space, key),

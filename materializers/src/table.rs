@@ -109,6 +109,29 @@ impl Table {
         Ok(out.into())
     }
 
+    /// The key of a row of these values, which are asked for by place in the layout; of a table with a primary key.
+    ///
+    /// # Errors
+    /// [`CodecError`] when a value is not of its column's type, or the key too long.
+    pub fn key_of_values<'v>(&self, value: impl Fn(usize) -> Option<Value<'v>>) -> Result<Bytes, CodecError> {
+        let mut out = Vec::new();
+        key::encode(self.key_columns(&self.schema.primary_key, |place| Ok(value(place)))?, &mut out)?;
+        Ok(out.into())
+    }
+
+    /// The values of key columns with their types.
+    fn key_columns<'v>(
+        &self,
+        columns: &[ColumnId],
+        value: impl Fn(usize) -> Result<Option<Value<'v>>, CodecError>,
+    ) -> Result<Vec<(ColumnType, Option<Value<'v>>)>, CodecError> {
+        let one = |id: &ColumnId| {
+            let place = self.layout.index_of(*id).ok_or(CodecError::Malformed("a key column that is gone"))?;
+            Ok((self.layout.columns()[place].1, value(place)?))
+        };
+        columns.iter().map(one).collect()
+    }
+
     /// The key of the row in a unique index, and whether it must be the only one: entries with a NULL stand beside one another,
     /// told apart by the row's own key.
     ///
@@ -190,11 +213,7 @@ impl<'a> TableRow<'a> {
     }
 
     fn key_values(&self, columns: &[ColumnId]) -> Result<Vec<(ColumnType, Option<Value<'a>>)>, CodecError> {
-        let one = |id: &ColumnId| {
-            let place = self.table.layout.index_of(*id).ok_or(CodecError::Malformed("a key column that is gone"))?;
-            Ok((self.table.layout.columns()[place].1, self.value(place)?))
-        };
-        columns.iter().map(one).collect()
+        self.table.key_columns(columns, |place| self.value(place))
     }
 }
 

@@ -15,7 +15,7 @@ use highwater_log::row::Row;
 use highwater_log::value::OwnedValue;
 use highwater_materializers::{Table, TableRow};
 
-pub(crate) use assign::encode_row;
+pub(crate) use assign::{encode_row, encode_values};
 pub(crate) use insert::{default_value, insert, insert_batches};
 
 use crate::catalog::QualifiedName;

@@ -34,11 +34,13 @@ pub struct EngineOptions {
     pub memory_bytes: usize,
     /// Rows of a batch.
     pub batch_rows: usize,
+    /// Whether what would write is refused (`25006`), and why.
+    pub read_only: Option<&'static str>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { memory_bytes: 256 * 1024 * 1024, batch_rows: 8192 }
+        Self { memory_bytes: 256 * 1024 * 1024, batch_rows: 8192, read_only: None }
     }
 }
 
@@ -54,6 +56,7 @@ struct Shared {
     visible: watch::Receiver<Lsn>,
     clock: Arc<dyn Clock>,
     state: SessionState,
+    read_only: Option<&'static str>,
 }
 
 impl Engine {
@@ -69,7 +72,7 @@ impl Engine {
     ) -> Result<Self, SqlError> {
         let visible = sequencer.visible();
         let state = planner_state(options)?;
-        Ok(Self { shared: Arc::new(Shared { folds, sequencer, visible, clock, state }) })
+        Ok(Self { shared: Arc::new(Shared { folds, sequencer, visible, clock, state, read_only: options.read_only }) })
     }
 
     /// A session of its own, with settings of its own, in no transaction.
@@ -83,6 +86,14 @@ impl Engine {
         match self.shared.sequencer.poisoned() {
             None => Ok(()),
             Some(cause) => Err(SqlError::new(sqlstate::LOG_POISONED, Arc::clone(cause))),
+        }
+    }
+
+    /// Fails where nothing can be written.
+    pub(crate) fn check_writable(&self) -> Result<(), SqlError> {
+        match self.shared.read_only {
+            None => Ok(()),
+            Some(cause) => Err(SqlError::new(sqlstate::READ_ONLY_TRANSACTION, format!("cannot write: {cause}"))),
         }
     }
 

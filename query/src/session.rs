@@ -267,6 +267,7 @@ impl Session {
 
     /// Runs a statement that writes: in the open transaction, or in one of its own, again and again while it loses races.
     async fn write(&mut self, statement: &Statement) -> Result<Done, SqlError> {
+        self.engine.check_writable()?;
         if let TransactionState::Open { transaction, is_read_only, .. } = &mut self.state {
             if *is_read_only {
                 let message = "cannot write in a read-only transaction";
@@ -422,13 +423,25 @@ async fn apply(
 
 /// A result of one column of text.
 fn one_column<'a>(name: &str, lines: impl Iterator<Item = &'a str>, lsn: Lsn) -> Result<RowStream, SqlError> {
-    let mut builder = types::ColumnBuilder::new(ElementType::Text.into());
-    for line in lines {
-        builder.append(Some(Value::Text(line)))?;
+    text_columns([name], lines.map(|line| [line]), lsn)
+}
+
+/// A result of columns of text.
+fn text_columns<'a, const N: usize>(
+    names: [&str; N],
+    rows: impl Iterator<Item = [&'a str; N]>,
+    lsn: Lsn,
+) -> Result<RowStream, SqlError> {
+    let mut builders = names.map(|_| types::ColumnBuilder::new(ElementType::Text.into()));
+    for row in rows {
+        for (builder, text) in builders.iter_mut().zip(row) {
+            builder.append(Some(Value::Text(text)))?;
+        }
     }
-    let schema = arrow::datatypes::Schema::new(vec![types::field(name, ElementType::Text.into(), false)]);
-    let batch = arrow::array::RecordBatch::try_new(std::sync::Arc::new(schema), vec![builder.finish()])?;
-    Ok(RowStream::of(batch, lsn))
+    let fields: Vec<_> = names.iter().map(|name| types::field(name, ElementType::Text.into(), false)).collect();
+    let columns = builders.each_mut().map(types::ColumnBuilder::finish).to_vec();
+    let schema = arrow::datatypes::Schema::new(fields);
+    Ok(RowStream::of(arrow::array::RecordBatch::try_new(std::sync::Arc::new(schema), columns)?, lsn))
 }
 
 /// A statement outside a transaction that loses a race is run again so often.

@@ -6,6 +6,8 @@ pub const NO_SUCH_SESSION: &str = "08003";
 pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
 /// `21000`: a scalar subquery gave more than one row.
 pub const CARDINALITY_VIOLATION: &str = "21000";
+/// Data that is not what it is given as.
+pub const DATA_EXCEPTION: &str = "22000";
 /// `22001`
 pub const STRING_DATA_RIGHT_TRUNCATION: &str = "22001";
 /// `22003`

@@ -2,6 +2,7 @@
 
 mod write_set;
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub(crate) struct Transaction {
     positions: BTreeMap<Bytes, Bytes>,
     conditions: Vec<Precondition>,
     next_provisional_row: u64,
+    /// The stored row that was looked up last: who looks at one often writes it next.
+    looked_up: Option<(StorageId, Bytes, StoredRow)>,
     /// Of all rows that it was given to write, and how many they may be.
     bytes: usize,
     bytes_max: usize,
@@ -80,6 +83,7 @@ impl Transaction {
             positions: BTreeMap::new(),
             conditions: Vec::new(),
             next_provisional_row: PROVISIONAL_ROWS_FROM,
+            looked_up: None,
             bytes: 0,
             bytes_max,
         })
@@ -103,6 +107,18 @@ impl Transaction {
     /// The rows as it sees them now.
     pub(crate) fn source(&self) -> RowSource {
         self.source.clone()
+    }
+
+    /// The row of this key as it is now.
+    pub(crate) fn current_row(&mut self, table: &Table, key: &Bytes) -> Result<Option<SeenRow>, SqlError> {
+        let storage = table.schema().storage;
+        if let Some(write) = self.source.writes.rows.get(&storage).and_then(|rows| rows.get(key)) {
+            return Ok(write.after.clone());
+        }
+        let Some(row) = self.source.stored(table, key)? else { return Ok(None) };
+        let seen = self.source.seen(table, row.bytes.clone())?;
+        self.looked_up = Some((storage, key.clone(), row));
+        Ok(Some(seen))
     }
 
     /// Whether it has anything to commit.
@@ -135,35 +151,35 @@ impl Transaction {
     pub(crate) fn write(&mut self, table: &Arc<Table>, changes: Vec<RowChange>) -> Result<usize, SqlError> {
         let bytes: usize = changes.iter().map(RowChange::byte_len).sum();
         transaction_too_large(self.bytes + bytes, self.bytes_max)?;
-        let mut delta = Delta::new(table, &self.source);
+        let mut delta = Delta::new(table, &self.source, self.looked_up.take());
         let mut arriving = Vec::with_capacity(changes.len());
         let mut count = 0;
         for change in changes {
             match change {
-                RowChange::Insert { after } => arriving.push((None, after)),
+                RowChange::Insert { after } => arriving.push((Arrival::New, after)),
                 RowChange::Put { after } => {
-                    if !table.schema().primary_key.is_empty() {
+                    // What the rows in the way hold of unique indexes is given up before any row of these takes it.
+                    if !table.schema().primary_key.is_empty() && !table.uniques().is_empty() {
                         let view = TableRow::parse(table, &after, table)?;
-                        delta.make_room(&table.row_key(&view, RowId::default())?)?;
+                        delta.leave(&table.row_key(&view, RowId::default())?)?;
                     }
-                    arriving.push((None, after));
+                    arriving.push((Arrival::Put, after));
                 }
                 RowChange::Update { key, after } => {
                     if delta.leave(&key)? {
-                        arriving.push((Some(key), after));
+                        arriving.push((Arrival::Moved(key), after));
                         count += 1;
                     }
                 }
                 RowChange::Delete { key } => count += usize::from(delta.leave(&key)?),
             }
         }
-        for (key, after) in arriving {
+        for (arrival, after) in arriving {
             let row = SeenRow { bytes: after.into(), written: Arc::clone(table) };
-            let provisional = || RowId::new(self.next_provisional_row);
-            if key.is_none() {
+            if !matches!(arrival, Arrival::Moved(_)) {
                 count += 1;
             }
-            delta.arrive(key, row, provisional())?;
+            delta.arrive(arrival, row, RowId::new(self.next_provisional_row))?;
             self.next_provisional_row += 1;
         }
         let Delta { rows, codes, .. } = delta;
@@ -171,15 +187,21 @@ impl Transaction {
         self.bytes += bytes;
         let writes = Arc::make_mut(&mut self.source.writes);
         let own = writes.rows.entry(table.schema().storage).or_default();
-        for (key, (before, after)) in rows {
-            let before = match own.get(&key) {
-                Some(write) => write.before.clone(),
-                None => before,
-            };
-            if before.is_none() && after.is_none() {
-                own.remove(&key);
-            } else {
-                own.insert(key, RowWrite { before, after });
+        if own.is_empty() {
+            // Most often: no key is to be looked for.
+            let changed = rows.into_iter().filter(|(_, (before, after))| before.is_some() || after.is_some());
+            *own = changed.map(|(key, (before, after))| (key, RowWrite { before, after })).collect();
+        } else {
+            for (key, (before, after)) in rows {
+                let before = match own.get(&key) {
+                    Some(write) => write.before.clone(),
+                    None => before,
+                };
+                if before.is_none() && after.is_none() {
+                    own.remove(&key);
+                } else {
+                    own.insert(key, RowWrite { before, after });
+                }
             }
         }
         for (index, changed) in codes {
@@ -208,26 +230,38 @@ impl Transaction {
     }
 }
 
+/// How a row comes.
+enum Arrival {
+    /// Its key must be free.
+    New,
+    /// In the place of the one that has its key, if there is one.
+    Put,
+    /// From this key, which it has left.
+    Moved(Bytes),
+}
+
 /// What a statement does to a table, over what the transaction did before.
 struct Delta<'a> {
     table: &'a Arc<Table>,
     source: &'a RowSource,
+    looked_up: Option<(StorageId, Bytes, StoredRow)>,
     rows: BTreeMap<Bytes, (Option<StoredRow>, Option<SeenRow>)>,
     codes: HashMap<StorageId, HashMap<Bytes, bool>>,
 }
 
 impl<'a> Delta<'a> {
-    fn new(table: &'a Arc<Table>, source: &'a RowSource) -> Self {
-        Self { table, source, rows: BTreeMap::new(), codes: HashMap::new() }
+    fn new(table: &'a Arc<Table>, source: &'a RowSource, looked_up: Option<(StorageId, Bytes, StoredRow)>) -> Self {
+        Self { table, source, looked_up, rows: BTreeMap::new(), codes: HashMap::new() }
     }
 
-    /// Takes the row of this key away, if there is one.
-    fn make_room(&mut self, key: &Bytes) -> Result<(), SqlError> {
-        if !self.leave(key)? && !self.rows.contains_key(key) {
-            // Looked for, and known not to be there.
-            self.rows.insert(key.clone(), (None, None));
+    /// The row of this key at the transaction's LSN.
+    fn stored(&self, key: &Bytes) -> Result<Option<StoredRow>, SqlError> {
+        match &self.looked_up {
+            Some((storage, known, row)) if *storage == self.table.schema().storage && known == key => {
+                Ok(Some(row.clone()))
+            }
+            _ => self.source.stored(self.table, key),
         }
-        Ok(())
     }
 
     /// Takes the row of this key away; `false`: the statement has done so already, or there is none.
@@ -239,7 +273,7 @@ impl<'a> Delta<'a> {
         let (before, current) = match own {
             Some(write) => (write.before.clone(), write.after.clone()),
             None => {
-                let before = self.source.stored(self.table, key)?;
+                let before = self.stored(key)?;
                 let current = before.clone().map(|row| self.source.seen(self.table, row.bytes)).transpose()?;
                 (before, current)
             }
@@ -252,11 +286,12 @@ impl<'a> Delta<'a> {
         Ok(true)
     }
 
-    /// Puts a row in. `key` is the one that it had; a new row of a table without key gets `provisional`.
-    fn arrive(&mut self, key: Option<Bytes>, row: SeenRow, provisional: RowId) -> Result<(), SqlError> {
+    /// Puts a row in; a new row of a table without key gets `provisional`.
+    fn arrive(&mut self, arrival: Arrival, row: SeenRow, provisional: RowId) -> Result<(), SqlError> {
         let is_keyless = self.table.schema().primary_key.is_empty();
-        let key = match key {
-            Some(key) if is_keyless => key,
+        let is_put = matches!(arrival, Arrival::Put);
+        let key = match arrival {
+            Arrival::Moved(key) if is_keyless => key,
             _ => self.table.row_key(&row.view(self.table)?, provisional)?,
         };
         if key.len() > key::KEY_BYTES_MAX {
@@ -272,27 +307,30 @@ impl<'a> Delta<'a> {
             }
             self.codes.entry(index).or_default().insert(code, true);
         }
-        let before = match self.rows.get(&key) {
-            Some((_, Some(_))) => return Err(self.duplicate(None)),
-            Some((before, None)) => before.clone(),
-            None if is_keyless => None,
-            None => {
-                let own = self.source.writes.rows.get(&self.table.schema().storage).and_then(|rows| rows.get(&key));
-                let (before, is_there) = match own {
+        match self.rows.entry(key) {
+            Slot::Occupied(mut slot) => match slot.get_mut() {
+                (_, Some(_)) => return Err(self.duplicate(None)),
+                (_, after) => *after = Some(row),
+            },
+            Slot::Vacant(slot) if is_keyless => {
+                slot.insert((None, Some(row)));
+            }
+            Slot::Vacant(slot) => {
+                let own = self.source.writes.rows.get(&self.table.schema().storage);
+                let (before, is_there) = match own.and_then(|rows| rows.get(slot.key())) {
                     Some(write) => (write.before.clone(), write.after.is_some()),
                     None => {
-                        let before = self.source.stored(self.table, &key)?;
+                        let before = self.source.stored(self.table, slot.key())?;
                         let is_there = before.is_some();
                         (before, is_there)
                     }
                 };
-                if is_there {
+                if is_there && !is_put {
                     return Err(self.duplicate(None));
                 }
-                before
+                slot.insert((before, Some(row)));
             }
-        };
-        self.rows.insert(key, (before, Some(row)));
+        }
         Ok(())
     }
 

@@ -8,15 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_log::Lsn;
-use highwater_log::position::RowId;
-use highwater_log::row::Row;
 use highwater_log::sequencer::KeyRange;
-use highwater_log::value::OwnedValue;
-use highwater_materializers::{Catalog, Table, TableRow};
+use highwater_log::value::{OwnedValue, Value};
+use highwater_materializers::{Catalog, Table};
 
 use crate::catalog::QualifiedName;
 use crate::ddl::{self, ColumnDefinition, TableDefinition};
-use crate::dml::{default_value, encode_row};
+use crate::dml::{default_value, encode_row, encode_values};
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::rewrite::SessionFacts;
@@ -36,6 +34,7 @@ pub struct Write {
 impl Write {
     fn begin_at(engine: Engine, at: Lsn) -> Result<Self, SqlError> {
         engine.check_log()?;
+        engine.check_writable()?;
         let transaction = engine.transaction(at)?;
         Ok(Self { engine, transaction, inserts: None })
     }
@@ -127,13 +126,26 @@ impl Write {
         Ok(())
     }
 
-    /// Replaces the row of this key; `false`: there is none.
+    /// Changes the row of this key: `said` has, in the order of the layout, the values that it is to have, `None` where it keeps
+    /// its own; `false`: there is no such row.
     ///
     /// # Errors
-    /// `23502`, `23505`.
-    pub fn update(&mut self, table: &Arc<Table>, key: Bytes, values: &[Option<OwnedValue>]) -> Result<bool, SqlError> {
+    /// `23502`, `23505`; `XX001` when the row cannot be read.
+    pub fn update(
+        &mut self,
+        table: &Arc<Table>,
+        key: Bytes,
+        said: &[Option<Option<OwnedValue>>],
+    ) -> Result<bool, SqlError> {
         self.apply_inserts()?;
-        let after = encode_row(table, values)?;
+        let Some(row) = self.transaction.current_row(table, &key)? else { return Ok(false) };
+        let mut values = row.view(table)?.values()?;
+        for (value, said) in values.iter_mut().zip(said) {
+            if let Some(said) = said {
+                *value = said.as_ref().map(OwnedValue::as_value);
+            }
+        }
+        let after = encode_values(table, &values)?;
         Ok(self.transaction.write(table, vec![RowChange::Update { key, after }])? > 0)
     }
 
@@ -146,27 +158,12 @@ impl Write {
         Ok(self.transaction.write(table, vec![RowChange::Delete { key }])? > 0)
     }
 
-    /// The row of this key as it is now.
-    ///
-    /// # Errors
-    /// `XX001` when it cannot be read.
-    pub fn row(&mut self, table: &Arc<Table>, key: &[u8]) -> Result<Option<Vec<Option<OwnedValue>>>, SqlError> {
-        self.apply_inserts()?;
-        let Some(row) = self.transaction.source().row(table, key)? else { return Ok(None) };
-        let values = row.view(table)?.values()?;
-        Ok(Some(values.into_iter().map(|value| value.map(OwnedValue::from)).collect()))
-    }
-
-    /// The key of a row of these values; only the key columns count.
+    /// The key of a row of these values, which are asked for by place in the layout; of a table with a primary key.
     ///
     /// # Errors
     /// `54000` for a key that is too long.
-    pub fn key_of(&self, table: &Table, values: &[Option<OwnedValue>]) -> Result<Bytes, SqlError> {
-        let borrowed: Vec<_> = values.iter().map(|value| value.as_ref().map(OwnedValue::as_value)).collect();
-        let mut bytes = Vec::new();
-        table.layout().encode(&borrowed, &mut bytes)?;
-        let view = TableRow::new(Row::parse(table.layout(), &bytes)?, table);
-        Ok(table.row_key(&view, RowId::default())?)
+    pub fn key_of<'v>(&self, table: &Table, value: impl Fn(usize) -> Option<Value<'v>>) -> Result<Bytes, SqlError> {
+        Ok(table.key_of_values(value)?)
     }
 
     /// The key of a row of exactly these values, in a table without a primary key. Reads the whole table.

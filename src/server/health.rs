@@ -39,6 +39,8 @@ pub(super) struct Facts {
     pub(super) durable: Lsn,
     /// Why no writes are taken, if so.
     pub(super) not_writable: Option<Arc<str>>,
+    /// Where the log has rotted.
+    pub(super) damages: Vec<String>,
     pub(super) sessions: u64,
     pub(super) subscriptions: u64,
 }
@@ -79,6 +81,7 @@ impl Health {
             visible: database.visible(),
             durable: database.durable(),
             not_writable: database.engine().sequencer().stopped(),
+            damages: database.scrubbed().damages.iter().map(ToString::to_string).collect(),
             sessions: sessions.count() as u64,
             subscriptions: self.subscriptions.load(Ordering::Relaxed),
         })

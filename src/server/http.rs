@@ -53,6 +53,7 @@ async fn info(State(health): State<Arc<Health>>) -> Response {
         "durable_lsn": facts.map(|facts| facts.durable.value()),
         "writable": facts.is_some_and(|facts| facts.not_writable.is_none()),
         "not_writable_reason": facts.and_then(|facts| facts.not_writable.as_deref()),
+        "log_damages": facts.map(|facts| &facts.damages),
         "sessions": facts.map(|facts| facts.sessions),
         "subscriptions": facts.map(|facts| facts.subscriptions),
     });

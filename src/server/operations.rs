@@ -32,6 +32,7 @@ impl Operations for OperationsService {
             durable_lsn: facts.durable.value(),
             is_writable: facts.not_writable.is_none(),
             not_writable_reason: facts.not_writable.map(|reason| reason.to_string()).unwrap_or_default(),
+            log_damages: facts.damages,
             session_count: facts.sessions,
             subscription_count: facts.subscriptions,
         }))

@@ -125,7 +125,7 @@ impl Source<'_> {
 }
 
 /// A line that is no event.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Not JSON, or not of an event's shape.
     #[error("not a Debezium event: {0}")]

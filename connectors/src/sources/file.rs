@@ -1,36 +1,49 @@
 //! Change events out of a file or a stream of lines, one upstream transaction a commit.
 //!
 //! ```text
-//!  line ─▶ decode ─▶ where does it belong? ─▶ unit (its lines, and a transaction of ours that holds their effects)
-//!                     stored already: passed over       │ END, or a snapshot batch is full
-//!                                                       ▼
-//!                                           one commit: rows + position
+//!  a thread of its own                 the caller's
+//!  lines ─▶ blocks ─▶ decoded ══╗
+//!                               ╚═▶ where does it belong? ─▶ unit (its lines, and a transaction that holds their effects)
+//!                                   stored already: passed over     │ END, or a snapshot batch is full
+//!                                                                   ▼
+//!                                                       one commit: rows + position
 //! ```
 //!
 //! The position is the upstream's own and only grows, so that what comes again is passed over: after a kill, from another file, in
 //! overlapping pieces.
 
 mod apply;
+mod block;
+mod error;
 mod position;
+mod snapshot;
+mod unit;
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::BufRead;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_log::Lsn;
 use highwater_log::commit::{ProducerId, ProducerSequence};
-use highwater_query::{Engine, SchemaDump, SqlError, Write, WritePipeline};
+use highwater_query::{Engine, SchemaDump, WritePipeline};
 
-use crate::decode::debezium::{CellError, Change, DecodeError, Decoder, End, Event, Operation};
+use crate::decode::debezium::{Change, End, Event, Operation};
 use apply::{Applied, Tables};
+use block::{Block, Line};
 use position::Position;
+use snapshot::SnapshotProgress;
+use unit::{Unit, UnitKind};
+
+pub use block::{LINE_BYTES_MAX, open_lines};
+pub use error::{IngestCause, IngestError};
 
 /// Rows of a snapshot that are committed together. Positions are multiples of it: it never changes.
 pub const SNAPSHOT_BATCH_ROWS: u64 = 10_000;
 
-/// Reads change events line by line and commits them. It blocks its thread while it commits: it wants one of its own.
+/// Commits change events that come as lines.
 pub struct FileIngest {
     pipeline: WritePipeline,
-    decoder: Decoder,
     tables: Tables,
     source: Option<UpstreamSource>,
     unit: Unit,
@@ -63,88 +76,6 @@ pub struct Summary {
     pub is_open: bool,
 }
 
-/// Why an ingest ended. What was committed before stands; giving the whole input again goes on from there.
-#[derive(Debug, thiserror::Error)]
-#[error("line {line}: {cause}")]
-pub struct IngestError {
-    /// The line, from 1.
-    pub line: u64,
-    /// Why.
-    pub cause: IngestCause,
-}
-
-/// Why a line could not be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum IngestCause {
-    /// It is no event.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// A cell is no value of its column.
-    #[error("column {column} of table {table}: {source}")]
-    Cell {
-        /// The table.
-        table: String,
-        /// The column.
-        column: String,
-        /// What is wrong.
-        source: CellError,
-    },
-    /// The database refused.
-    #[error(transparent)]
-    Sql(#[from] SqlError),
-    /// The table's columns are not known.
-    #[error(
-        "table {table} is not known: create it first, give a schema dump with --tables, or embed schemas in the events \
-         (key.converter.schemas.enable, value.converter.schemas.enable)"
-    )]
-    UnknownTable {
-        /// The table.
-        table: String,
-    },
-    /// A column's type is not known.
-    #[error("column {column} of table {table} is of no known type{}", described.as_ref().map_or(String::new(), |d| format!(" ({d})")))]
-    UnknownColumn {
-        /// The table.
-        table: String,
-        /// The column.
-        column: String,
-        /// What the embedded schema calls its type.
-        described: Option<String>,
-    },
-    /// The upstream changed a row that is not here.
-    #[error("{operation} of a row of table {table} that is not here")]
-    MissingRow {
-        /// What was to be done.
-        operation: &'static str,
-        /// The table.
-        table: String,
-    },
-    /// An event lacks what it needs to be applied.
-    #[error("{0}")]
-    Incomplete(String),
-    /// The input begins in the middle of something that is not stored.
-    #[error("the input begins inside {what}, which is not stored: give it from its beginning")]
-    BeginsInside {
-        /// Of what.
-        what: String,
-    },
-    /// The events of a transaction are not those that its end counts.
-    #[error("transaction {transaction} ends with {expected} events of {of}, {found} were read")]
-    Count {
-        /// The transaction.
-        transaction: String,
-        /// Of which table, or of all.
-        of: String,
-        /// By its end.
-        expected: u64,
-        /// By its lines.
-        found: u64,
-    },
-    /// The input could not be read.
-    #[error("cannot read the input: {0}")]
-    Input(#[from] io::Error),
-}
-
 /// One upstream, and how far it is stored.
 struct UpstreamSource {
     name: String,
@@ -165,64 +96,12 @@ impl UpstreamSource {
     }
 }
 
-/// How far the snapshot in the input has come.
-struct SnapshotProgress {
-    lsn: u64,
-    rows: u64,
-    /// The table of its first row.
-    first: String,
-}
-
-/// What is being gathered for one commit.
-#[derive(Default)]
-struct Unit {
-    kind: UnitKind,
-    /// Its lines: they are applied anew behind a change of a schema.
-    lines: Vec<(u64, String)>,
-    write: Option<Box<Write>>,
-    /// A truncation is among its lines.
-    has_truncation: bool,
-    /// Its events by schema and table: few of them, looked through.
-    counts: Vec<(String, String, u64)>,
-    events: u64,
-}
-
-impl Unit {
-    fn count(&mut self, schema: &str, table: &str) {
-        match self.counts.iter_mut().find(|(s, t, _)| s == schema && t == table) {
-            Some((_, _, count)) => *count += 1,
-            None => self.counts.push((schema.to_owned(), table.to_owned(), 1)),
-        }
-    }
-
-    /// How many events it has of `schema.table`.
-    fn counted(&self, name: &str) -> u64 {
-        let is_it = |schema: &str, table: &str| {
-            name.strip_prefix(schema).and_then(|rest| rest.strip_prefix('.')).is_some_and(|rest| rest == table)
-        };
-        self.counts.iter().filter(|(schema, table, _)| is_it(schema, table)).map(|(_, _, count)| count).sum()
-    }
-}
-
-#[derive(Default, PartialEq)]
-enum UnitKind {
-    #[default]
-    None,
-    /// Rows of a snapshot.
-    Snapshot,
-    /// Between BEGIN and END. `is_partial`: its BEGIN was not in the input.
-    Transaction { id: String, is_partial: bool, may_be_stored: bool },
-    /// A run of events of one transaction number, without transaction metadata.
-    Run { lsn: u64, transaction: u64, is_stored: bool },
-}
-
 impl FileIngest {
     /// An ingest into the database behind `engine`. Tables that are not there take their columns from `tables`, where it has them.
     #[must_use]
     pub fn new(engine: Engine, tables: Option<SchemaDump>) -> Self {
         Self {
             pipeline: WritePipeline::new(engine),
-            decoder: Decoder::default(),
             tables: Tables::new(tables.unwrap_or_default()),
             source: None,
             unit: Unit::default(),
@@ -234,30 +113,40 @@ impl FileIngest {
         }
     }
 
-    /// What was done so far.
-    #[must_use]
-    pub const fn summary(&self) -> Summary {
-        self.summary
-    }
-
-    /// Takes the next line.
+    /// Takes all lines of an input, and waits until everything of it is durable; a transaction that has not ended is not committed.
+    /// `told` hears how far it has come, after some lines each time, and may end it there.
+    ///
+    /// It blocks its thread while it waits for lines and for commits: it wants one of its own. Lines are taken as they arrive.
     ///
     /// # Errors
-    /// [`IngestError`]; the ingest is over then.
-    pub async fn line(&mut self, text: &str) -> Result<(), IngestError> {
-        self.summary.lines += 1;
-        let line = self.summary.lines;
-        if text.trim().is_empty() {
-            return Ok(());
+    /// [`IngestError`]: of a line, of reading the input, or of something under way that could not be committed.
+    pub async fn run(
+        mut self,
+        input: Box<dyn BufRead + Send>,
+        mut told: impl FnMut(&Summary) -> ControlFlow<()>,
+    ) -> Result<Summary, IngestError> {
+        let unread = |cause, lines| IngestError { line: lines + 1, cause: IngestCause::Input(cause) };
+        let blocks = block::read_ahead(input).map_err(|error| unread(error, 0))?;
+        while let Ok(block) = blocks.recv() {
+            let block = block.map_err(|error| unread(error, self.summary.lines))?;
+            self.take_block(&Arc::new(block)).await?;
+            if told(&self.summary).is_break() {
+                break;
+            }
         }
-        self.take(line, text).await.map_err(|(at, cause)| IngestError { line: at.unwrap_or(line), cause })
+        self.finish()
     }
 
-    /// Ends the input, and waits until everything of it is durable. A transaction that has not ended is not committed.
-    ///
-    /// # Errors
-    /// [`IngestError`] when something that was under way could not be committed.
-    pub fn finish(mut self) -> Result<Summary, IngestError> {
+    async fn take_block(&mut self, block: &Arc<Block>) -> Result<(), IngestError> {
+        for line in Line::all(block) {
+            self.summary.lines += 1;
+            let taken = self.take(&line).await;
+            taken.map_err(|(at, cause)| IngestError { line: at.unwrap_or(line.number()), cause })?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Summary, IngestError> {
         self.unit.write = None;
         self.pipeline.drain().map_err(|error| IngestError { line: self.summary.lines, cause: error.into() })?;
         self.summary.is_open = match &self.unit.kind {
@@ -268,17 +157,14 @@ impl FileIngest {
         Ok(self.summary)
     }
 
-    async fn take(&mut self, line: u64, text: &str) -> Result<(), Located> {
-        // The decoder remembers schemas, and the event borrows the line: neither is part of what the event changes.
-        let mut decoder = std::mem::take(&mut self.decoder);
-        let event = decoder.decode(text);
-        self.decoder = decoder;
-        match event.map_err(here)? {
+    async fn take(&mut self, line: &Line) -> Result<(), Located> {
+        let Some(event) = line.event() else { return Ok(()) };
+        match event.as_ref().map_err(|error| here(error.clone()))? {
             Event::Tombstone => Ok(()),
-            Event::Begin { transaction } => self.begin(transaction).await,
-            Event::End(end) => self.end(line, &end).await,
+            Event::Begin { transaction } => self.begin(transaction.clone()).await,
+            Event::End(end) => self.end(line.number(), end).await,
             Event::Change(change) => {
-                self.note_source(&change).map_err(here)?;
+                self.note_source(change).map_err(here)?;
                 if let Some((line, lsn)) = self.leading_end.take()
                     && !self.stored().is_some_and(|stored| stored.covers_commit(lsn))
                 {
@@ -286,10 +172,9 @@ impl FileIngest {
                 }
                 match change.source.snapshot.as_ref().map(|mark| &*mark.0) {
                     Some(mark) if mark != "false" && mark != "incremental" => {
-                        let mark = mark.to_owned();
-                        self.snapshot_row(line, text, &change, &mark).await
+                        self.snapshot_row(line, change, mark).await
                     }
-                    _ => self.streamed(line, text, &change).await,
+                    _ => self.streamed(line, change).await,
                 }
             }
         }
@@ -377,42 +262,14 @@ impl FileIngest {
             return Ok(());
         }
         if *is_partial {
-            let first = self.unit.lines.first().map(|(line, _)| *line);
+            let first = self.unit.lines.first().map(Line::number);
             return Err((first, IngestCause::BeginsInside { what: format!("transaction {id}") }));
         }
-        self.check_counts(end).map_err(here)?;
+        self.unit.check_counts(end).map_err(here)?;
         self.commit_unit(Position::Commit { lsn: end.lsn }, "commits", end.lsn).await
     }
 
-    fn check_counts(&self, end: &End) -> Result<(), IngestCause> {
-        let transaction = &end.transaction;
-        let differing = |of: &str, expected: u64, found: u64| IngestCause::Count {
-            transaction: transaction.clone(),
-            of: of.to_owned(),
-            expected,
-            found,
-        };
-        if end.event_count != self.unit.events {
-            return Err(differing("all tables", end.event_count, self.unit.events));
-        }
-        for (table, expected) in &end.table_counts {
-            let found = self.unit.counted(table);
-            if found != *expected {
-                return Err(differing(table, *expected, found));
-            }
-        }
-        Ok(())
-    }
-
-    /// Where the stored snapshot was taken, if a snapshot is what is stored.
-    fn stored_snapshot(&self) -> u64 {
-        match self.stored() {
-            Some(Position::Snapshot { lsn, .. }) => *lsn,
-            _ => 0,
-        }
-    }
-
-    async fn streamed(&mut self, line: u64, text: &str, change: &Change<'_>) -> Result<(), Located> {
+    async fn streamed(&mut self, line: &Line, change: &Change<'_>) -> Result<(), Located> {
         match (&change.transaction, &self.unit.kind) {
             (Some(id), UnitKind::Transaction { id: open, .. }) if id == open => {}
             (Some(id), UnitKind::Transaction { id: open, .. }) => {
@@ -433,7 +290,7 @@ impl FileIngest {
             self.summary.skipped += 1;
             return Ok(());
         }
-        self.unit.lines.push((line, text.to_owned()));
+        self.keep(line)?;
         self.unit.has_truncation |= change.operation == Operation::Truncate;
         // An event beyond what is stored belongs to a transaction that ends beyond it: its effects need not wait for the END.
         let is_beyond = match (self.stored(), change.source.lsn) {
@@ -476,89 +333,16 @@ impl FileIngest {
         Ok(())
     }
 
-    async fn snapshot_row(&mut self, line: u64, text: &str, change: &Change<'_>, mark: &str) -> Result<(), Located> {
-        if matches!(self.unit.kind, UnitKind::Transaction { .. } | UnitKind::Run { .. }) {
-            self.close_open_unit().await?;
+    /// Keeps a line of the unit, within what a transaction may hold.
+    fn keep(&mut self, line: &Line) -> Result<(), Located> {
+        self.unit.bytes += line.byte_len();
+        let max = self.pipeline.transaction_bytes_max();
+        if self.unit.bytes > max {
+            let cause = IngestCause::TooLarge { bytes: self.unit.bytes, max };
+            return Err(here(cause));
         }
-        let lsn = change.source.lsn.unwrap_or(0);
-        (self.has_begun, self.snapshot_seen) = (true, lsn);
-        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.lsn != lsn) {
-            self.close_open_unit().await?;
-        }
-        let stored = self.stored().cloned();
-        let is_covered = stored.as_ref().is_some_and(|stored| stored.covers_snapshot(lsn));
-        if self.snapshot.is_none() {
-            if !mark.starts_with("first") {
-                if is_covered {
-                    self.summary.skipped += 1;
-                    return Ok(());
-                }
-                return Err(here(IngestCause::BeginsInside { what: format!("the snapshot at {lsn}") }));
-            }
-            let first = format!("{}.{}", change.source.schema, change.source.table);
-            if let Some(Position::Snapshot { lsn: stored, is_done: false, first: expected, .. }) = &stored
-                && *stored == lsn
-                && *expected != first
-            {
-                return Err(here(IngestCause::BeginsInside { what: format!("the snapshot at {lsn}") }));
-            }
-            self.snapshot = Some(SnapshotProgress { lsn, rows: 0, first });
-        }
-        let rows = match &mut self.snapshot {
-            Some(snapshot) => {
-                snapshot.rows += 1;
-                snapshot.rows
-            }
-            None => 0,
-        };
-        let is_last = mark == "last";
-        if is_covered || stored.is_some_and(|stored| stored.covers_snapshot_row(lsn, rows)) {
-            self.summary.skipped += 1;
-            if is_last
-                && let Some(left) = self.snapshot.take()
-                && !is_covered
-            {
-                self.finish_snapshot(&left).await?;
-            }
-            return Ok(());
-        }
-        self.unit.kind = UnitKind::Snapshot;
-        self.unit.events += 1;
-        self.unit.lines.push((line, text.to_owned()));
-        self.apply_last(change).await?;
-        if is_last || rows.is_multiple_of(SNAPSHOT_BATCH_ROWS) {
-            self.commit_snapshot(is_last).await?;
-        }
+        self.unit.lines.push(line.clone());
         Ok(())
-    }
-
-    async fn commit_snapshot(&mut self, is_done: bool) -> Result<(), Located> {
-        let Some(SnapshotProgress { lsn, rows, first }) = &self.snapshot else { return Ok(()) };
-        let (lsn, rows, first) = (*lsn, *rows, first.clone());
-        if is_done {
-            self.snapshot = None;
-        }
-        let series = format!("snapshot {lsn}");
-        self.commit_unit(Position::Snapshot { lsn, rows, is_done, first }, &series, rows).await
-    }
-
-    /// A snapshot whose last batch was full, and whose end shows only now.
-    async fn finish_snapshot(&mut self, left: &SnapshotProgress) -> Result<(), Located> {
-        match self.stored() {
-            Some(Position::Snapshot { lsn, rows, is_done: false, first }) if *lsn == left.lsn => {
-                let (lsn, rows, first) = (*lsn, *rows, first.clone());
-                if left.rows < rows {
-                    return Err(here(IngestCause::BeginsInside { what: format!("the snapshot at {lsn}") }));
-                }
-                self.finish_snapshot_at(lsn, rows, first).await
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn finish_snapshot_at(&mut self, lsn: u64, rows: u64, first: String) -> Result<(), Located> {
-        let position = Position::Snapshot { lsn, rows, is_done: true, first };
-        self.commit_unit(position, &format!("snapshot {lsn} end"), rows).await
     }
 
     /// Applies the unit's last line.
@@ -583,16 +367,15 @@ impl FileIngest {
         }
         'again: loop {
             let mut write = Box::new(self.pipeline.begin().map_err(here)?);
-            for (line, text) in &lines {
-                let at = |cause: IngestCause| (Some(*line), cause);
-                let event = self.decoder.decode(text).map_err(|error| at(error.into()))?;
-                let Event::Change(change) = event else { continue };
-                if let Applied::SchemaDue = self.tables.apply(&mut write, &change).await.map_err(at)? {
+            for line in &lines {
+                let at = |cause: IngestCause| (Some(line.number()), cause);
+                let Some(Ok(Event::Change(change))) = line.event() else { continue };
+                if let Applied::SchemaDue = self.tables.apply(&mut write, change).await.map_err(at)? {
                     drop(write);
                     // A change of the catalog is made on what is visible.
                     self.pipeline.drain().map_err(here)?;
                     let mut schema = self.pipeline.begin().map_err(here)?;
-                    self.tables.apply_schema(&mut schema, &change).await.map_err(at)?;
+                    self.tables.apply_schema(&mut schema, change).await.map_err(at)?;
                     let ordered = self.pipeline.commit(schema, None).map_err(|error| at(error.into()))?;
                     self.note_commit(ordered.map(|ordered| ordered.lsn));
                     continue 'again;
@@ -650,47 +433,3 @@ type Located = (Option<u64>, IngestCause);
 fn here(cause: impl Into<IngestCause>) -> Located {
     (None, cause.into())
 }
-
-/// Opens an input that is plain or zstd, told by its first bytes.
-///
-/// # Errors
-/// When the first bytes cannot be read.
-pub fn open_lines(input: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
-    let mut input = BufReader::with_capacity(256 * 1024, input);
-    let is_zstd = loop {
-        match input.fill_buf() {
-            Ok(bytes) => break bytes.starts_with(&ZSTD_MAGIC),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    };
-    if !is_zstd {
-        return Ok(Box::new(input));
-    }
-    Ok(Box::new(BufReader::with_capacity(256 * 1024, zstd::stream::read::Decoder::with_buffer(input)?)))
-}
-
-/// Reads a line into `line`, without its end; `false`: there is none any more.
-///
-/// # Errors
-/// When the input cannot be read, is no UTF-8, or holds a line longer than [`LINE_BYTES_MAX`].
-pub fn read_line(input: &mut dyn BufRead, line: &mut String) -> io::Result<bool> {
-    let mut bytes = std::mem::take(line).into_bytes();
-    bytes.clear();
-    let read = input.take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut bytes)?;
-    if read as u64 > LINE_BYTES_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("a line is longer than {LINE_BYTES_MAX} bytes"),
-        ));
-    }
-    while matches!(bytes.last(), Some(b'\n' | b'\r')) {
-        bytes.pop();
-    }
-    *line = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    Ok(read > 0)
-}
-
-/// Longer lines are refused.
-pub const LINE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];

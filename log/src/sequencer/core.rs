@@ -66,7 +66,7 @@ pub(super) enum Answer {
     Version(Option<Lsn>),
     /// The first keys of the range, and whether they are all.
     Keys { keys: Vec<Bytes>, is_complete: bool },
-    /// The window answers alone.
+    /// The window answers alone: of a range's changes, and of a version above what the keeper has applied.
     NotAsked,
 }
 
@@ -296,7 +296,9 @@ impl Core {
         match (self.window.entry(space, key), answer) {
             (Some(entry), _) => entry.is_present.then_some(entry.lsn),
             (None, Answer::Version(version)) => *version,
-            (None, Answer::Keys { .. } | Answer::NotAsked) => unreachable!("a condition on a key is asked as such"),
+            // Not asked for a version that was not applied: what wrote it was taken back.
+            (None, Answer::NotAsked) => None,
+            (None, Answer::Keys { .. }) => unreachable!("a condition on a key is asked as such"),
         }
     }
 

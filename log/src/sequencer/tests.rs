@@ -443,7 +443,7 @@ fn many_writers_commit_through_the_thread_each_once() {
     let mut sorted = lsns;
     sorted.sort_unstable();
     assert_eq!(sorted, (1..=400).collect::<Vec<_>>());
-    sequencer.stop();
+    sequencer.stop("the test ends");
     assert!(matches!(block_on(sequencer.commit(put("late"))), Err(CommitError::Stopped { .. })));
     drop(sequencer);
     assert_eq!(reader.appended(), Lsn::new(400));

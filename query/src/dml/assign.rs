@@ -29,6 +29,15 @@ pub(super) fn default_expression(table: &Table, place: usize) -> Result<Expr, Sq
 /// # Errors
 /// `23502`.
 pub(crate) fn encode_row(table: &Table, values: &[Option<OwnedValue>]) -> Result<Vec<u8>, SqlError> {
+    let borrowed: Vec<_> = values.iter().map(|value| value.as_ref().map(OwnedValue::as_value)).collect();
+    encode_values(table, &borrowed)
+}
+
+/// As [`encode_row`], of borrowed values.
+///
+/// # Errors
+/// `23502`.
+pub(crate) fn encode_values(table: &Table, values: &[Option<Value<'_>>]) -> Result<Vec<u8>, SqlError> {
     for column in table.schema().columns.iter().filter(|column| column.not_null) {
         let is_null = table.layout().index_of(column.id).is_none_or(|place| values[place].is_none());
         if is_null {
@@ -40,9 +49,8 @@ pub(crate) fn encode_row(table: &Table, values: &[Option<OwnedValue>]) -> Result
             return Err(SqlError::new(sqlstate::NOT_NULL_VIOLATION, message));
         }
     }
-    let borrowed: Vec<_> = values.iter().map(|value| value.as_ref().map(OwnedValue::as_value)).collect();
     let mut row = Vec::new();
-    table.layout().encode(&borrowed, &mut row)?;
+    table.layout().encode(values, &mut row)?;
     Ok(row)
 }
 

@@ -10,7 +10,7 @@ use highwater_log::sequencer::Durability;
 use highwater_materializers::Catalog;
 
 use super::transactions::check_isolation;
-use super::{Done, MIN_LSN_TIMEOUT, Session, TransactionState, one_column};
+use super::{Done, MIN_LSN_TIMEOUT, Session, TransactionState, one_column, text_columns};
 use crate::error::SqlError;
 use crate::names::folded;
 use crate::sqlstate;
@@ -189,10 +189,20 @@ impl Session {
         let name = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["transaction", "isolation", "level"] => "transaction_isolation".to_owned(),
             ["time", "zone"] => "timezone".to_owned(),
+            ["all"] => return self.show_all(),
             _ => words.join("."),
         };
         let value = self.settings.value(&name).ok_or_else(|| unknown(&name))?;
         one_column(&name, std::iter::once(value.as_str()), self.engine.visible())
+    }
+
+    fn show_all(&self) -> Result<RowStream, SqlError> {
+        let mut names: Vec<_> = CHANGEABLE.iter().copied().chain(FIXED.iter().map(|(name, _)| *name)).collect();
+        names.sort_unstable();
+        let values = names.iter().map(|name| self.settings.value(name).ok_or_else(|| unknown(name)));
+        let values: Vec<String> = values.collect::<Result<_, _>>()?;
+        let rows = names.iter().zip(&values).map(|(name, value)| [*name, value.as_str()]);
+        text_columns(["name", "setting"], rows, self.engine.visible())
     }
 
     pub(super) fn reset(&mut self, reset: &ResetStatement) -> Result<Done, SqlError> {
@@ -227,6 +237,18 @@ fn unknown(name: &str) -> SqlError {
 }
 
 /// Settings that clients set to the one value that there is.
+/// What a session may set.
+const CHANGEABLE: [&str; 8] = [
+    "application_name",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "hw.min_lsn",
+    "hw.min_lsn_timeout",
+    "search_path",
+    "synchronous_commit",
+    "transaction_isolation",
+];
+
 const FIXED: [(&str, &str); 15] = [
     ("client_encoding", "UTF8"),
     ("server_encoding", "UTF8"),

@@ -160,6 +160,7 @@ impl Builder {
         let is_keyless = table.schema().primary_key.is_empty();
         let mut old_codes: HashMap<StorageId, BTreeSet<Bytes>> = HashMap::new();
         let mut new_codes: HashMap<StorageId, BTreeSet<Bytes>> = HashMap::new();
+        self.reserve(rows);
         for (key, write) in rows {
             let after = write.after.as_ref().map(|row| under(table, row)).transpose()?;
             match (&write.before, after) {
@@ -219,6 +220,17 @@ impl Builder {
         Ok(())
     }
 
+    /// Makes room once: of a large transaction, growing step by step costs more than filling.
+    fn reserve(&mut self, rows: &BTreeMap<Bytes, RowWrite>) {
+        let inserts = rows.values().filter(|write| write.before.is_none()).count();
+        self.set.preconditions.reserve(rows.len());
+        self.set.keys.reserve(rows.len());
+        self.inserts.reserve(inserts);
+        if let Some(ahead) = &mut self.ahead {
+            ahead.inserts.reserve(inserts);
+        }
+    }
+
     fn depend_on(&mut self, storage: StorageId, key: &Bytes, before: &StoredRow) {
         self.set.preconditions.push(Precondition::AtVersion {
             space: storage,
@@ -233,8 +245,13 @@ impl Builder {
         for (space, place) in self.keyless {
             set.keys.push(KeyWrite { space, key: KeyName::RowOf(inserts_from + place), is_present: true });
         }
-        set.changes =
-            [self.catalog, self.truncations, self.deletes, self.updates, self.inserts, self.positions].concat();
+        for mut changes in [self.catalog, self.truncations, self.deletes, self.updates, self.inserts, self.positions] {
+            if set.changes.is_empty() {
+                set.changes = changes;
+            } else {
+                set.changes.append(&mut changes);
+            }
+        }
         (set, self.ahead)
     }
 }

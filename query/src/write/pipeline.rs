@@ -41,6 +41,12 @@ impl WritePipeline {
         Self { engine, ahead: Arc::default(), in_flight: VecDeque::new(), chain: None, failure: None }
     }
 
+    /// A larger transaction is refused.
+    #[must_use]
+    pub fn transaction_bytes_max(&self) -> usize {
+        self.engine.sequencer().transaction_bytes_max()
+    }
+
     /// Begins the next transaction. The one before must have been given to [`WritePipeline::commit`], or dropped.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Events as changes of rows: columns found, cells read, the row's old state consulted.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use crate::decode::debezium::{CellEncoding, CellError, Cells, Change, EventSchem
 /// The tables that events go to.
 pub(super) struct Tables {
     dump: SchemaDump,
+    /// Where events of a table went last: few tables, looked through.
+    routes: Vec<Route>,
     defaults: HashMap<(TableId, SchemaVersion, usize), Option<OwnedValue>>,
 }
 
@@ -25,28 +28,72 @@ pub(super) enum Applied {
     SchemaDue,
 }
 
+/// A table of the upstream, and how its events' cells lie in ours.
+struct Route {
+    name: QualifiedName,
+    /// The table as it was for the last event, and the cells of `after`: name, and place in the layout.
+    shape: Option<(Arc<Table>, Places)>,
+}
+
+impl Route {
+    /// Whether cells lie as those of the event before.
+    fn fits(&self, table: &Arc<Table>, cells: &Cells<'_>) -> bool {
+        self.shape.as_ref().is_some_and(|(known, places)| {
+            Arc::ptr_eq(known, table)
+                && places.len() == cells.len()
+                && places.iter().zip(cells).all(|((known, _), (name, _))| known == name)
+        })
+    }
+
+    /// The places of cells in the table's layout; `None`: it lacks one of them.
+    fn places(&mut self, table: &Arc<Table>, cells: &Cells<'_>) -> Option<&[(String, usize)]> {
+        if !self.fits(table, cells) {
+            let place = |(name, _): &(Cow<'_, str>, _)| {
+                let place = table.layout().index_of(table.schema().column_named(name)?.id)?;
+                Some((name.clone().into_owned(), place))
+            };
+            self.shape = Some((Arc::clone(table), cells.iter().map(place).collect::<Option<_>>()?));
+        }
+        self.shape.as_ref().map(|(_, places)| &places[..])
+    }
+}
+
+/// Cells by name, and the place in the layout that each goes to.
+type Places = Vec<(String, usize)>;
+
 /// A row's values in the order of the layout; the outer `None`: the event does not say.
 type Said = Vec<Option<Option<OwnedValue>>>;
 
 impl Tables {
     pub(super) fn new(dump: SchemaDump) -> Self {
-        Self { dump, defaults: HashMap::new() }
+        Self { dump, routes: Vec::new(), defaults: HashMap::new() }
     }
 
     /// Applies an event, unless its table lacks something.
     pub(super) async fn apply(&mut self, write: &mut Write, change: &Change<'_>) -> Result<Applied, IngestCause> {
-        let name = name_of(change);
-        let Some(table) = write.table(&name) else {
+        let namespace = namespace_of(change);
+        let is_it = |route: &Route| route.name.name == change.source.table && route.name.namespace == namespace;
+        let at = self.routes.iter().position(is_it).unwrap_or_else(|| {
+            self.routes.push(Route { name: name_of(change), shape: None });
+            self.routes.len() - 1
+        });
+        let route = &mut self.routes[at];
+        let Some(table) = write.table(&route.name) else {
             // A truncation has no key: what it would make of an unknown table had none either.
             let is_truncation = change.operation == Operation::Truncate;
             return Ok(if is_truncation { Applied::Done } else { Applied::SchemaDue });
         };
-        if change.after.iter().flatten().any(|(column, _)| table.schema().column_named(column).is_none()) {
-            return Ok(Applied::SchemaDue);
-        }
+        let said = match &change.after {
+            None => None,
+            Some(cells) => {
+                let Some(places) = route.places(&table, cells) else { return Ok(Applied::SchemaDue) };
+                let places = places.iter().map(|(_, place)| Some(*place));
+                Some(read_cells(&table, cells, places, change.schema.as_deref())?)
+            }
+        };
         match change.operation {
-            Operation::Read | Operation::Create => self.insert(write, &table, change).await?,
-            Operation::Update => update(write, &table, change)?,
+            Operation::Read | Operation::Create => self.insert(write, &table, change, said).await?,
+            Operation::Update => update(write, &table, change, said)?,
             Operation::Delete => delete(write, &table, change)?,
             Operation::Truncate => drop(write.truncate(&table)?),
         }
@@ -87,9 +134,14 @@ impl Tables {
         Ok(())
     }
 
-    async fn insert(&mut self, write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<(), IngestCause> {
-        let after = change.after.as_ref().ok_or_else(|| incomplete(table, "an insert without \"after\""))?;
-        let said = read_cells(table, after, change.schema.as_deref())?;
+    async fn insert(
+        &mut self,
+        write: &mut Write,
+        table: &Arc<Table>,
+        change: &Change<'_>,
+        said: Option<Said>,
+    ) -> Result<(), IngestCause> {
+        let said = said.ok_or_else(|| incomplete(table, "an insert without \"after\""))?;
         let mut values = Vec::with_capacity(said.len());
         for (place, value) in said.into_iter().enumerate() {
             values.push(match value {
@@ -129,23 +181,15 @@ impl Tables {
     }
 }
 
-fn update(write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<(), IngestCause> {
-    let after = change.after.as_ref().ok_or_else(|| incomplete(table, "an update without \"after\""))?;
-    let said = read_cells(table, after, change.schema.as_deref())?;
+fn update(write: &mut Write, table: &Arc<Table>, change: &Change<'_>, said: Option<Said>) -> Result<(), IngestCause> {
+    let said = said.ok_or_else(|| incomplete(table, "an update without \"after\""))?;
     let missing = || IngestCause::MissingRow { operation: "update", table: table.schema().name.clone() };
     let key = if table.schema().primary_key.is_empty() {
         find_keyless(write, table, change, "update")?
     } else {
-        let values: Vec<_> = said.iter().map(|value| value.clone().flatten()).collect();
-        write.key_of(table, &values)?
+        key_of(write, table, &said)?
     };
-    let mut values = write.row(table, &key)?.ok_or_else(missing)?;
-    for (value, said) in values.iter_mut().zip(said) {
-        if let Some(said) = said {
-            *value = said;
-        }
-    }
-    if write.update(table, key, &values)? { Ok(()) } else { Err(missing()) }
+    if write.update(table, key, &said)? { Ok(()) } else { Err(missing()) }
 }
 
 fn delete(write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<(), IngestCause> {
@@ -154,13 +198,16 @@ fn delete(write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<
     } else {
         let cells = change.key.as_ref().or(change.before.as_ref());
         let cells = cells.ok_or_else(|| incomplete(table, "a delete without key and \"before\""))?;
-        let said = read_cells(table, cells, change.schema.as_deref())?;
-        let values: Vec<_> = said.into_iter().map(Option::flatten).collect();
-        write.key_of(table, &values)?
+        let said = read_named_cells(table, cells, change.schema.as_deref())?;
+        key_of(write, table, &said)?
     };
     let is_there = write.delete(table, key)?;
     let missing = || IngestCause::MissingRow { operation: "delete", table: table.schema().name.clone() };
     if is_there { Ok(()) } else { Err(missing()) }
+}
+
+fn key_of(write: &Write, table: &Table, said: &Said) -> Result<bytes::Bytes, IngestCause> {
+    Ok(write.key_of(table, |place| said[place].as_ref()?.as_ref().map(OwnedValue::as_value))?)
 }
 
 /// A row of a table without a key is known by all its values.
@@ -172,21 +219,33 @@ fn find_keyless(
 ) -> Result<bytes::Bytes, IngestCause> {
     let full = "a change of a row without key needs all of \"before\" (REPLICA IDENTITY FULL)";
     let before = change.before.as_ref().ok_or_else(|| incomplete(table, full))?;
-    let said = read_cells(table, before, change.schema.as_deref())?;
+    let said = read_named_cells(table, before, change.schema.as_deref())?;
     let values: Option<Vec<_>> = said.into_iter().collect();
     let values = values.ok_or_else(|| incomplete(table, full))?;
     let missing = || IngestCause::MissingRow { operation, table: table.schema().name.clone() };
     write.find(table, &values)?.ok_or_else(missing)
 }
 
-/// The cells of an event by the table's layout. What the upstream left out as unchanged counts as not said.
-fn read_cells(table: &Table, cells: &Cells<'_>, schema: Option<&EventSchema>) -> Result<Said, IngestCause> {
-    let mut said: Said = vec![None; table.layout().columns().len()];
-    for (name, cell) in cells {
-        let Some(column) = table.schema().column_named(name) else { continue };
-        let Some(place) = table.layout().index_of(column.id) else { continue };
+/// The cells of an event by the table's layout; those of columns that it does not have are passed over.
+fn read_named_cells(table: &Table, cells: &Cells<'_>, schema: Option<&EventSchema>) -> Result<Said, IngestCause> {
+    let place = |name| table.layout().index_of(table.schema().column_named(name)?.id);
+    let places = cells.iter().map(|(name, _)| place(name));
+    read_cells(table, cells, places, schema)
+}
+
+/// The cells of an event, each at its place in the table's layout. What the upstream left out as unchanged counts as not said.
+fn read_cells(
+    table: &Table,
+    cells: &Cells<'_>,
+    places: impl Iterator<Item = Option<usize>>,
+    schema: Option<&EventSchema>,
+) -> Result<Said, IngestCause> {
+    let columns = table.layout().columns();
+    let mut said: Said = vec![None; columns.len()];
+    for ((name, cell), place) in cells.iter().zip(places) {
+        let Some(place) = place else { continue };
         let encoding = schema.and_then(|schema| schema.column(name)).map_or(CellEncoding::Adaptive, |c| c.encoding);
-        said[place] = match decode_cell(cell, column.column_type, encoding) {
+        said[place] = match decode_cell(cell, columns[place].1, encoding) {
             Ok(value) => Some(value),
             Err(CellError::Unavailable) => None,
             Err(source) => {
@@ -234,9 +293,12 @@ fn literal(column_type: ColumnType, value: &OwnedValue) -> Result<String, Ingest
     Ok(format!("'{}'", text.replace('\'', "''")))
 }
 
+fn namespace_of<'a>(change: &'a Change<'_>) -> &'a str {
+    if change.source.schema.is_empty() { "public" } else { &change.source.schema }
+}
+
 fn name_of(change: &Change<'_>) -> QualifiedName {
-    let namespace = if change.source.schema.is_empty() { "public" } else { &change.source.schema };
-    QualifiedName { namespace: namespace.to_owned(), name: change.source.table.clone().into_owned() }
+    QualifiedName { namespace: namespace_of(change).to_owned(), name: change.source.table.clone().into_owned() }
 }
 
 fn incomplete(table: &Table, what: &str) -> IngestCause {
