@@ -1,4 +1,5 @@
-//! The whole way: a recorded stream in, a change out to a subscriber, a server's start and its idle memory.
+//! The whole way: a recorded stream in (and PostgreSQL's own beside it), a change out to a subscriber, a server's start and its idle
+//! memory.
 //!
 //! `cargo bench --bench spine`. Figures are medians of rounds within one run. The recorded stream is read by the command as a user
 //! would run it, from a plain and from a compressed file, into an empty directory. A subscriber follows through gRPC while a writer
@@ -7,6 +8,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
+
+#[path = "../tests/support/postgres.rs"]
+mod postgres;
+#[path = "spine/stream.rs"]
+mod stream;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -21,13 +27,16 @@ use highwater_proto::v1::changefeed_client::ChangefeedClient;
 use highwater_proto::v1::subscribe_request::Request as Wanted;
 use highwater_proto::v1::{EventKind, SubscribeRequest, SubscribeStart, subscribe_start::From};
 
+use postgres::Postgres;
+
 const ROUNDS: usize = 5;
-const EVENTS: f64 = 133_786.0;
+const EVENTS: u64 = 133_786;
 const COMMITS: u64 = 5_000;
 
 fn main() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     ingest(directory.path());
+    postgresql(directory.path());
     start(directory.path());
     delivery(directory.path());
 }
@@ -41,6 +50,7 @@ fn recorded(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/postgres-cdc").join(name)
 }
 
+/// The recorded stream, and one twenty times as long.
 fn ingest(directory: &Path) {
     let (plain, schema) = (directory.join("events.jsonl"), directory.join("schema.sql"));
     let mut input = zstd::Decoder::new(std::fs::File::open(recorded("events.jsonl.zst")).unwrap()).unwrap();
@@ -52,8 +62,8 @@ fn ingest(directory: &Path) {
             entry.unpack(&schema).unwrap();
         }
     }
-    for (name, input) in [("plain", plain.as_path()), ("zstd", &recorded("events.jsonl.zst"))] {
-        let rounds = (0..ROUNDS).map(|round| {
+    let timed = |name: &str, input: &Path, rounds: usize, events: u64| {
+        let seconds = (0..rounds).map(|round| {
             let data = directory.join(format!("ingest-{name}-{round}"));
             let began = Instant::now();
             let status = Command::new(env!("CARGO_BIN_EXE_highwater"))
@@ -69,9 +79,55 @@ fn ingest(directory: &Path) {
             std::fs::remove_dir_all(data).unwrap();
             seconds
         });
-        let seconds = median(rounds.collect());
-        println!("ingest, {name}: {seconds:.2} s, {:.0} events/s", EVENTS / seconds);
-    }
+        let seconds = median(seconds.collect());
+        println!("ingest, {name}: {events} events in {seconds:.2} s, {:.0} events/s", per_second(events, seconds));
+    };
+    timed("plain", &plain, ROUNDS, EVENTS);
+    timed("zstd", &recorded("events.jsonl.zst"), ROUNDS, EVENTS);
+    let long = directory.join("long.jsonl");
+    let events = stream::lengthen(&plain, &long, 20);
+    timed("plain, twenty times as long", &long, 1, events);
+    std::fs::remove_file(long).unwrap();
+}
+
+/// How fast PostgreSQL itself tells the changes of like transactions: pgbench's tables made and 8,000 of its transactions, decoded to
+/// text by `test_decoding` and written to a file by `pg_recvlogical`.
+fn postgresql(directory: &Path) {
+    let Some(postgres) = Postgres::find() else { return };
+    let Some(programs) = postgres.programs() else { return };
+    let program = |name: &str| {
+        let mut command = Command::new(programs.join(name));
+        command.args(["-h", "127.0.0.1", "-p", &postgres.port().unwrap(), "-U", "postgres"]).stderr(Stdio::null());
+        command
+    };
+    let out = directory.join("recvlogical.txt");
+    let run = |mut command: Command| assert!(command.stdout(Stdio::null()).status().unwrap().success(), "{command:?}");
+    let receive = |arguments: &[&str]| {
+        let mut command = program("pg_recvlogical");
+        command.args(["-d", "postgres", "--slot", "bench"]).args(arguments);
+        run(command);
+    };
+    receive(&["--create-slot", "--plugin", "test_decoding"]);
+    let mut init = program("pgbench");
+    init.args(["-i", "-q", "postgres"]);
+    run(init);
+    let mut load = program("pgbench");
+    load.args(["-n", "-c", "2", "-t", "4000", "postgres"]);
+    run(load);
+    let mut end = program("psql");
+    let end = end.args(["-d", "postgres", "-Atc", "SELECT pg_current_wal_flush_lsn()"]).output().unwrap();
+    let end = String::from_utf8(end.stdout).unwrap();
+    let began = Instant::now();
+    receive(&["--start", "--no-loop", "--endpos", end.trim(), "-f", out.to_str().unwrap()]);
+    let seconds = began.elapsed().as_secs_f64();
+    let lines = BufReader::new(std::fs::File::open(out).unwrap()).lines();
+    let events = lines.map(Result::unwrap).filter(|line| line.starts_with("table ")).count() as u64;
+    println!("pg_recvlogical: {events} changes in {seconds:.2} s, {:.0} changes/s", per_second(events, seconds));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn per_second(events: u64, seconds: f64) -> f64 {
+    events as f64 / seconds
 }
 
 fn start(directory: &Path) {

@@ -356,7 +356,7 @@ impl Shared {
                 (Err(Objection::Duplicate(lsn)), _) => Ok(state.await_first(lsn)),
                 (_, Some(cause)) => Err(stopped(cause)),
                 _ if is_chain_broken => {
-                    Err(CommitError::NotCommitted { cause: "a commit that it was to follow was taken back".into() })
+                    Err(CommitError::not_committed("a commit that it was to follow was taken back"))
                 }
                 (Ok(()), None) => Ok(self.enqueue(state, set, room, drive)),
                 (Err(Objection::Refused(refusal)), None) => Err(refusal.into()),

@@ -497,9 +497,15 @@ impl Materializer for Kv {
         }
         let writes = fold::fold(commit, &self.catalog)?;
         let mut written_bytes = 0;
+        // Keys of one storage stand together.
+        let mut open: Option<(StorageId, Arc<Tree>)> = None;
         for ((storage, key), value) in writes.keys {
             written_bytes += key.len() + value.as_ref().map_or(0, Vec::len) + ENTRY_OVERHEAD_BYTES;
-            self.tree_to_write(storage)?.write(&key, value, commit.lsn);
+            let tree = match &mut open {
+                Some((id, tree)) if *id == storage => tree,
+                other => &mut other.insert((storage, self.tree_to_write(storage)?)).1,
+            };
+            tree.write(&key, value, commit.lsn);
         }
         if let Some(ProducerSequence { producer, sequence }) = writes.producer {
             let mut recent = self.sequences(producer, applied)?;

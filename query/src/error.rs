@@ -136,6 +136,7 @@ impl From<CommitError> for SqlError {
                 format!("could not serialize access due to a concurrent change: {refusal}; run the transaction again"),
             ),
             CommitError::TooLarge { .. } => Self::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, message),
+            CommitError::NotCommitted { is_disk_full: true, .. } => Self::new(sqlstate::DISK_FULL, message),
             CommitError::NotCommitted { .. } => Self::new(sqlstate::IO_ERROR, message),
             CommitError::Unknown { .. } => Self::new(sqlstate::OUTCOME_UNKNOWN, message),
             CommitError::NotYetReadable { lsn, .. } => {

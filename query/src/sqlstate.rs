@@ -70,6 +70,8 @@ pub const DUPLICATE_SCHEMA: &str = "42P06";
 pub const DUPLICATE_TABLE: &str = "42P07";
 /// `42P16`
 pub const INVALID_TABLE_DEFINITION: &str = "42P16";
+/// The disk is full, or nearly: the write was not committed.
+pub const DISK_FULL: &str = "53100";
 /// `53200`
 pub const OUT_OF_MEMORY: &str = "53200";
 /// `53300`

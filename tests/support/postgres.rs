@@ -7,11 +7,13 @@ use std::process::{Command, Stdio};
 /// A server; one that was started here ends with it.
 pub(crate) struct Postgres {
     /// How to reach it, as libpq's connection strings say it.
+    #[allow(dead_code, reason = "not everybody connects by it")]
     pub(crate) connection: String,
     started: Option<Started>,
 }
 
 struct Started {
+    port: u16,
     programs: PathBuf,
     directory: tempfile::TempDir,
 }
@@ -36,6 +38,18 @@ impl Postgres {
         Some(Self::start(programs))
     }
 
+    /// The port of one that was started here.
+    #[allow(dead_code, reason = "not every test asks for it")]
+    pub(crate) fn port(&self) -> Option<String> {
+        self.started.as_ref().map(|started| started.port.to_string())
+    }
+
+    /// Where the programs of one that was started here are.
+    #[allow(dead_code, reason = "not every test asks for it")]
+    pub(crate) fn programs(&self) -> Option<&std::path::Path> {
+        self.started.as_ref().map(|started| started.programs.as_path())
+    }
+
     fn start(programs: PathBuf) -> Self {
         let directory = tempfile::tempdir().unwrap();
         if is_root() {
@@ -49,13 +63,14 @@ impl Postgres {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let sockets = directory.path().display();
         let options = format!(
-            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={sockets} -c fsync=off -c timezone=UTC"
+            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={sockets} -c fsync=off -c timezone=UTC \
+             -c wal_level=logical"
         );
         let log = directory.path().join("server.log");
         let mut start = as_server_user(&programs.join("pg_ctl"));
         run(start.args(["-D", data, "-w", "-l", log.to_str().unwrap(), "-o", &options, "start"]));
         let connection = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
-        Self { connection, started: Some(Started { programs, directory }) }
+        Self { connection, started: Some(Started { port, programs, directory }) }
     }
 }
 

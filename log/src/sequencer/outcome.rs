@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::core::Refusal;
+use crate::error::{LogError, NotWritten};
 use crate::position::{Lsn, RowId};
 
 /// A commit that stands.
@@ -75,6 +76,17 @@ impl CommitError {
     pub(super) fn thread_ended() -> Self {
         Self::Unknown { cause: "the commit thread ended".into() }
     }
+
+    /// It was never given to the log.
+    pub(super) fn not_committed(cause: impl Into<Arc<str>>) -> Self {
+        Self::NotCommitted { cause: cause.into(), is_disk_full: false }
+    }
+
+    /// The log did not take it, and says why.
+    pub(super) fn not_written(error: &LogError) -> Self {
+        let is_disk_full = matches!(error, LogError::NotWritten { reason: NotWritten::NoSpace(_) });
+        Self::NotCommitted { cause: error.to_string().into(), is_disk_full }
+    }
 }
 
 /// Why a write set did not end as a visible commit.
@@ -96,6 +108,8 @@ pub enum CommitError {
     NotCommitted {
         /// Why.
         cause: Arc<str>,
+        /// There is no space, or too little.
+        is_disk_full: bool,
     },
     /// It may have happened. Retry with the same producer and sequence after the database was opened again.
     #[error("outcome unknown: {cause}")]

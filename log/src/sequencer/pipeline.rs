@@ -62,7 +62,7 @@ impl Pipeline {
                 let cause: Arc<str> = error.to_string().into();
                 state.stopped = Some(Arc::clone(&cause));
                 // What was accepted meanwhile was never given to the log.
-                self.drop_pending(&mut state, durable, &cause);
+                self.drop_pending(&mut state, durable, &CommitError::not_committed(Arc::clone(&cause)));
             }
             // Before the lock is released: a retry that finds the commit applied must find it visible.
             self.shared.visible.send_replace(applied);
@@ -97,12 +97,12 @@ impl Pipeline {
                 state.stopped = Some(Arc::clone(&cause));
             }
             let retries = state.take_retries(|lsn| lsn <= last);
-            self.drop_pending(&mut state, before, &cause);
+            self.drop_pending(&mut state, before, &CommitError::not_written(error));
             retries
         };
         let answer = || match error {
             LogError::Poisoned { .. } => Err(CommitError::Unknown { cause: Arc::clone(&cause) }),
-            _ => Err(CommitError::NotCommitted { cause: Arc::clone(&cause) }),
+            _ => Err(CommitError::not_written(error)),
         };
         for Pending { reply, .. } in pending {
             let _ = reply.send(answer());
@@ -113,16 +113,15 @@ impl Pipeline {
     }
 
     /// Takes back every stamp after `after`; what is pending was never given to the log, and ends *not committed*.
-    fn drop_pending(&self, state: &mut State, after: Lsn, cause: &Arc<str>) {
+    fn drop_pending(&self, state: &mut State, after: Lsn, why: &CommitError) {
         state.core.unwind_after(after);
         state.chain.0 += 1;
-        let not_committed = || Err(CommitError::NotCommitted { cause: Arc::clone(cause) });
         for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
-            let _ = reply.send(not_committed());
+            let _ = reply.send(Err(why.clone()));
             self.shared.room.add_permits(room);
         }
         for (_, reply) in state.take_retries(|lsn| lsn > after) {
-            let _ = reply.send(not_committed());
+            let _ = reply.send(Err(why.clone()));
         }
     }
 }
@@ -161,7 +160,7 @@ impl Shared {
         let mut state = self.state();
         state.stopped.get_or_insert_with(|| Arc::clone(&cause));
         for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
-            let _ = reply.send(Err(CommitError::NotCommitted { cause: Arc::clone(&cause) }));
+            let _ = reply.send(Err(CommitError::not_committed(Arc::clone(&cause))));
             self.room.add_permits(room);
         }
         state.retries.clear();

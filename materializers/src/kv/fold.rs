@@ -24,7 +24,7 @@ pub(super) struct Writes {
 
 /// What `commit` writes. The catalog has applied it, and everything before.
 pub(super) fn fold(commit: &Commit, catalog: &Catalog) -> Result<Writes, FoldError> {
-    let mut fold = Fold { lsn: commit.lsn, catalog, writes: Writes::default() };
+    let mut fold = Fold { lsn: commit.lsn, catalog, writes: Writes::default(), recent: None };
     fold.writes.producer = commit.header.producer;
     for change in &commit.changes {
         fold.change(change)?;
@@ -36,6 +36,8 @@ struct Fold<'a> {
     lsn: Lsn,
     catalog: &'a Catalog,
     writes: Writes,
+    /// The version of a table that was asked for last, and the table at this commit: changes of one table stand together.
+    recent: Option<(Arc<Table>, Arc<Table>)>,
 }
 
 /// A row's bytes, and the table at the schema version that they were written under.
@@ -58,14 +60,12 @@ impl Fold<'_> {
             // Truncated and dropped storages are left behind whole.
             Change::Catalog { .. } | Change::Truncate { .. } => Ok(()),
             Change::Insert { table, row, after } => {
-                let version = self.version_of(*table, after)?;
-                let current = self.current(*table, &version);
+                let (version, current) = self.version_and_current(*table, after)?;
                 self.in_row(*table, |fold| fold.put(&current, *row, None, Image { table: &version, bytes: after }))
             }
             Change::Update { table, row, before, changed } => {
-                let old = self.version_of(*table, before)?;
-                let new = self.version_of(*table, changed)?;
-                let current = self.current(*table, &new);
+                let (old, _) = self.version_and_current(*table, before)?;
+                let (new, current) = self.version_and_current(*table, changed)?;
                 self.in_row(*table, |fold| {
                     let mut after = Vec::new();
                     new.merge(&old, before, changed, &mut after)?;
@@ -74,8 +74,7 @@ impl Fold<'_> {
                 })
             }
             Change::Delete { table, row, before } => {
-                let old = self.version_of(*table, before)?;
-                let current = self.current(*table, &old);
+                let (old, current) = self.version_and_current(*table, before)?;
                 self.in_row(*table, |fold| {
                     let view = TableRow::parse(&old, before, &current)?;
                     let key = current.row_key(&view, *row)?;
@@ -120,15 +119,19 @@ impl Fold<'_> {
         self.writes.keys.entry((storage, key)).or_insert(None);
     }
 
-    fn version_of(&self, table: TableId, row: &Bytes) -> Result<Arc<Table>, FoldError> {
+    /// The table at the version that a row was written under, and as it is at this commit: its storages and indexes, whatever version
+    /// a row is of.
+    fn version_and_current(&mut self, table: TableId, row: &Bytes) -> Result<(Arc<Table>, Arc<Table>), FoldError> {
         let lsn = self.lsn;
         let version = Row::schema_version(row).map_err(|source| FoldError::Row { lsn, table, source })?;
-        self.catalog.table_at_version(table, version).ok_or(FoldError::UnknownSchema { lsn, table, version })
-    }
-
-    /// The table as it is at this commit: its storages and indexes, whatever version a row is of.
-    fn current(&self, table: TableId, otherwise: &Arc<Table>) -> Arc<Table> {
-        self.catalog.table(table, self.lsn).unwrap_or_else(|| Arc::clone(otherwise))
+        let is_it = |known: &Table| known.schema().id == table && known.schema().version == version;
+        if let Some(recent) = self.recent.as_ref().filter(|(known, _)| is_it(known)) {
+            return Ok(recent.clone());
+        }
+        let written = self.catalog.table_at_version(table, version);
+        let written = written.ok_or(FoldError::UnknownSchema { lsn, table, version })?;
+        let current = self.catalog.table(table, lsn).unwrap_or_else(|| Arc::clone(&written));
+        Ok(self.recent.insert((written, current)).clone())
     }
 
     fn in_row(
