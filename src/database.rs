@@ -262,7 +262,12 @@ impl Database {
         drop(engine);
         // With the last handle, the commit thread has ended.
         drop(sequencer);
-        folds.checkpoint()?;
+        if folds.kv().is_damaged() {
+            // What a read has met is not to be met again: the next opening folds the rows anew.
+            folds.forget()?;
+        } else {
+            folds.checkpoint()?;
+        }
         drop(folds);
         if let Log::Segmented(log) = log {
             match Arc::try_unwrap(log) {

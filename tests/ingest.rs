@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/server.rs"]
+mod server;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -10,6 +13,8 @@ use std::process::{Command, Output, Stdio};
 
 use highwater::{Database, Outcome, types};
 use highwater_log::env::simulated::Random;
+use serde_json::Value;
+use server::Server;
 
 /// The command's answer when the input ends inside something.
 const INCOMPLETE: i32 = 4;
@@ -280,6 +285,115 @@ fn killed_at_any_time_and_resumed_the_log_is_that_of_one_run() {
     }
 }
 
+const BLOCK: &str = "\"transaction\":{";
+const TOPIC: &str = "\"topic\":\"bank.transaction\"";
+
+/// The recorded stream as it is without transaction metadata. Behind it stands an event of one more transaction, which tells that the
+/// one before has ended, and is itself open.
+fn without_metadata() -> Vec<String> {
+    // As text: read and written anew, a number may be another one.
+    let without = |line: String| match line.rfind(BLOCK) {
+        None => line,
+        Some(at) => {
+            let end = at + line[at..].find('}').unwrap();
+            format!("{}\"transaction\":null{}", &line[..at], &line[end + 1..])
+        }
+    };
+    let all = lines("events.jsonl.zst").into_iter();
+    let mut bare: Vec<String> = all.filter(|line| !line.contains(TOPIC)).map(without).collect();
+    let last = bare.iter().rposition(|line| line.contains("\"op\":\"u\"")).unwrap();
+    let mut open: Value = serde_json::from_str(&bare[last]).unwrap();
+    let source = &mut open["value"]["source"];
+    let before = source["lsn"].as_u64().unwrap();
+    source["txId"] = Value::from(source["txId"].as_u64().unwrap() + 1_000_000);
+    source["lsn"] = Value::from(before + 1_000_000);
+    source["sequence"] = Value::from(format!("[\"{}\",\"{}\"]", before + 1_000_000, before + 1_000_000));
+    bare.push(format!("{open}\n"));
+    bare
+}
+
+#[test]
+fn without_transaction_metadata_runs_of_one_number_are_the_commits() {
+    let world = World::new();
+    let all = without_metadata();
+    let whole = world.write("whole.jsonl", &all);
+    let output = world.ingest("clean", Some("schema.sql"), &whole, INCOMPLETE);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not committed"));
+    assert_tables(&world, "clean", "expected.tar.zst");
+    let clean = world.changes("clean");
+    assert!(clean.len() > 8_000, "{} commits: one for each transaction", clean.len());
+    {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let database = Database::open(world.path("clean")).unwrap();
+        let end = database.visible().value();
+        let mut random = Random::new(19);
+        for _ in 0..draws(20, 200) {
+            let lsn = 12 + random.below(end - 11);
+            let sums = runtime.block_on(sums(&database, lsn));
+            assert!(sums.iter().all(|sum| *sum == sums[0]), "at lsn {lsn}: {sums:?}");
+        }
+    }
+    world.ingest("clean", Some("schema.sql"), &whole, INCOMPLETE);
+    world.assert_same_log("clean", &clean, "given twice");
+    let mut random = Random::new(23);
+    for round in 0..draws(4, 20) {
+        let cut = 1 + random.below(all.len() as u64 - 1) as usize;
+        let data = format!("cut-{round}");
+        let piece = world.write("piece.jsonl", &all[..cut]);
+        let output = world.command(&data, Some("schema.sql"), &piece).output().unwrap();
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | INCOMPLETE)), "{code:?}: {}", String::from_utf8_lossy(&output.stderr));
+        world.ingest(&data, Some("schema.sql"), &whole, INCOMPLETE);
+        world.assert_same_log(&data, &clean, &format!("cut behind line {cut}"));
+        std::fs::remove_dir_all(world.path(&data)).unwrap();
+    }
+}
+
+#[test]
+fn through_a_server_the_log_is_that_of_one_run() {
+    let world = World::new();
+    world.ingest("clean", Some("schema.sql"), &recorded("events.jsonl.zst"), 0);
+    let clean = world.changes("clean");
+    let server = Server::start(&world.path("served"));
+    let command = |input: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+        command
+            .args(["ingest", "--format", "debezium", "--url", &server.url(), "--tables"])
+            .arg(world.path("schema.sql"));
+        command.arg(input).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    // A client that is killed in the middle.
+    let all = lines("events.jsonl.zst");
+    let mut child = command(Path::new("-")).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(all[..120_000].concat().as_bytes()).unwrap();
+    while rustix::io::ioctl_fionread(&stdin).unwrap() > 0 {
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // One whose input has a line that is none; it is named, and what stands before it is taken.
+    let mut bad = all[..100_500].to_vec();
+    bad.push("{]\n".to_owned());
+    let output = command(&world.write("bad.jsonl", &bad)).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("line 100501") && told.contains("22000"), "{told}");
+    let output = command(&recorded("events.jsonl.zst")).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("passed over: CREATE PUBLICATION") && told.contains("150022 lines"), "{told}");
+    let output = command(&recorded("events.jsonl.zst")).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("133786 events were stored already"), "{told}");
+    let open = command(&world.write("open.jsonl", &all[..50_000])).output().unwrap();
+    assert_eq!(open.status.code(), Some(INCOMPLETE));
+    assert_eq!(server.terminate().code(), Some(0));
+    world.assert_same_log("served", &clean, "through a server");
+    assert_tables(&world, "served", "expected.tar.zst");
+}
+
 #[test]
 fn what_cannot_be_taken_is_named_by_its_line_and_changes_nothing() {
     let world = World::new();
@@ -304,7 +418,14 @@ fn what_cannot_be_taken_is_named_by_its_line_and_changes_nothing() {
     let plain = lines("events.jsonl.zst");
     refused("unknown", &plain[..5], &["line 1", "--tables", "create it first", "embed schemas"]);
     refused("snapshot", &plain[5..10], &["line 1", "begins inside the snapshot"]);
-    for name in ["json", "count", "inside", "unknown", "snapshot"] {
+    // A column that changes its type: to one that its values do not fit.
+    let mut typed = all[..=end].to_vec();
+    let first = typed.iter().position(|line| line.contains("\"op\":\"c\"")).unwrap();
+    let mut event: Value = serde_json::from_str(&typed[first]).unwrap();
+    event["value"]["payload"]["after"]["id"] = Value::from("one");
+    typed[first] = format!("{event}\n");
+    refused("type", &typed, &[&format!("line {}", first + 1), "column id"]);
+    for name in ["json", "count", "inside", "unknown", "snapshot", "type"] {
         let changes = world.changes(name);
         assert!(
             changes.iter().all(|line| line.contains("\"op\":\"catalog\"")),

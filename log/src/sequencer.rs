@@ -343,11 +343,12 @@ impl Shared {
         loop {
             attempt += 1;
             let keys_asked = RANGE_KEYS_ASKED << attempt.min(RANGE_DOUBLINGS_MAX);
-            let mut resolved = self.resolve(&set, keys_asked).map_err(|error| stopped(error.0))?;
+            // What the writer saw is enough, unless the window has forgotten writes since.
+            let mut resolved = self.resolve(&set, keys_asked, attempt == 1).map_err(|error| stopped(error.0))?;
             let mut state = self.state();
             if attempt > RESOLUTIONS_WITHOUT_LOCK {
                 // With the lock nothing is applied and forgotten meanwhile.
-                resolved = self.resolve(&set, keys_asked).map_err(|error| stopped(error.0))?;
+                resolved = self.resolve(&set, keys_asked, false).map_err(|error| stopped(error.0))?;
             }
             let checked = state.core.check(&set, &resolved);
             let cause = state.stopped.clone();
@@ -396,13 +397,21 @@ impl Shared {
         accepted
     }
 
-    /// Asks the keeper; of a range at most `keys_asked` keys.
-    fn resolve(&self, set: &WriteSet, keys_asked: usize) -> Result<Resolved, KeeperError> {
+    /// Asks the keeper; of a range at most `keys_asked` keys, and of keys nothing where what the writer has seen is to be enough.
+    fn resolve(&self, set: &WriteSet, keys_asked: usize, trusts_seen: bool) -> Result<Resolved, KeeperError> {
         let at = self.keeper.applied();
+        let seen_at = set.seen_at.filter(|_| trusts_seen);
+        let is_seen = seen_at.is_some();
         let version = |space: StorageId, key: &[u8]| self.keeper.version(space, key, at).map(Answer::Version);
         let answer = |condition: &Precondition| match condition {
-            // What wrote it is not applied: the window knows it, if it stands.
-            Precondition::AtVersion { version, .. } if *version > at => Ok(Answer::NotAsked),
+            Precondition::Absent { .. }
+            | Precondition::Present { .. }
+            | Precondition::AtVersion { .. }
+            | Precondition::SchemaAt { .. }
+                if is_seen =>
+            {
+                Ok(Answer::Seen)
+            }
             Precondition::Absent { space, key }
             | Precondition::Present { space, key }
             | Precondition::AtVersion { space, key, .. } => version(*space, key),
@@ -419,6 +428,8 @@ impl Shared {
             Some(producer) => self.keeper.sequences(producer.producer, at)?,
             None => VecDeque::new(),
         };
+        // As old as the oldest of it.
+        let at = seen_at.map_or(at, |seen| seen.min(at));
         Ok(Resolved { at, answers, sequences })
     }
 }

@@ -121,6 +121,14 @@ impl Materialized {
         self.catch_up(log, progress)
     }
 
+    /// Drops the rows and their files: the next opening folds them anew.
+    ///
+    /// # Errors
+    /// [`FoldError::Io`].
+    pub fn forget(&self) -> Result<(), FoldError> {
+        self.kv.reset()
+    }
+
     /// Does what is due beside the commits.
     ///
     /// # Errors

@@ -188,11 +188,10 @@ impl Transaction {
         let writes = Arc::make_mut(&mut self.source.writes);
         let own = writes.rows.entry(table.schema().storage).or_default();
         if own.is_empty() {
-            // Most often: no key is to be looked for.
-            let changed = rows.into_iter().filter(|(_, (before, after))| before.is_some() || after.is_some());
-            *own = changed.map(|(key, (before, after))| (key, RowWrite { before, after })).collect();
+            // Most often. Without a row of its own before, none was made and taken back.
+            *own = rows;
         } else {
-            for (key, (before, after)) in rows {
+            for (key, RowWrite { before, after }) in rows {
                 let before = match own.get(&key) {
                     Some(write) => write.before.clone(),
                     None => before,
@@ -245,7 +244,7 @@ struct Delta<'a> {
     table: &'a Arc<Table>,
     source: &'a RowSource,
     looked_up: Option<(StorageId, Bytes, StoredRow)>,
-    rows: BTreeMap<Bytes, (Option<StoredRow>, Option<SeenRow>)>,
+    rows: BTreeMap<Bytes, RowWrite>,
     codes: HashMap<StorageId, HashMap<Bytes, bool>>,
 }
 
@@ -282,7 +281,7 @@ impl<'a> Delta<'a> {
         for (index, code) in self.codes_of(&current, key)? {
             self.codes.entry(index).or_default().insert(code, false);
         }
-        self.rows.insert(key.clone(), (before, None));
+        self.rows.insert(key.clone(), RowWrite { before, after: None });
         Ok(true)
     }
 
@@ -308,12 +307,12 @@ impl<'a> Delta<'a> {
             self.codes.entry(index).or_default().insert(code, true);
         }
         match self.rows.entry(key) {
-            Slot::Occupied(mut slot) => match slot.get_mut() {
-                (_, Some(_)) => return Err(self.duplicate(None)),
-                (_, after) => *after = Some(row),
+            Slot::Occupied(mut slot) => match &mut slot.get_mut().after {
+                Some(_) => return Err(self.duplicate(None)),
+                after => *after = Some(row),
             },
             Slot::Vacant(slot) if is_keyless => {
-                slot.insert((None, Some(row)));
+                slot.insert(RowWrite { before: None, after: Some(row) });
             }
             Slot::Vacant(slot) => {
                 let own = self.source.writes.rows.get(&self.table.schema().storage);
@@ -328,7 +327,7 @@ impl<'a> Delta<'a> {
                 if is_there && !is_put {
                     return Err(self.duplicate(None));
                 }
-                slot.insert((before, Some(row)));
+                slot.insert(RowWrite { before, after: Some(row) });
             }
         }
         Ok(())

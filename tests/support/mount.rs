@@ -1,5 +1,7 @@
 //! A file system of a test's own: small, and read-only when it is told so.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -36,11 +38,14 @@ impl Mounted {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Leaves `mib` MiB free.
-    pub(crate) fn fill_up_to(&self, mib: usize) {
-        let free = rustix::fs::statvfs(self.path()).unwrap();
-        let free = usize::try_from(free.f_bavail * free.f_frsize).unwrap();
-        std::fs::write(self.path().join(BALLAST), vec![1; free.saturating_sub(mib << 20)]).unwrap();
+    /// Leaves `mib` MiB free, or fewer where others write meanwhile.
+    pub(crate) fn fill_up_to(&self, mib: u64) {
+        let mut ballast = File::create(self.path().join(BALLAST)).unwrap();
+        let free = || {
+            let found = rustix::fs::statvfs(self.path()).unwrap();
+            found.f_bavail * found.f_frsize
+        };
+        while free() > mib << 20 && ballast.write_all(&[1; 64 * 1024]).is_ok() {}
     }
 
     /// Gives what was filled up free again.

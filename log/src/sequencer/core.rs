@@ -66,7 +66,9 @@ pub(super) enum Answer {
     Version(Option<Lsn>),
     /// The first keys of the range, and whether they are all.
     Keys { keys: Vec<Bytes>, is_complete: bool },
-    /// The window answers alone: of a range's changes, and of a version above what the keeper has applied.
+    /// The writer has seen the condition to hold at the moment: it still does where the window knows of no write.
+    Seen,
+    /// The window answers alone.
     NotAsked,
 }
 
@@ -259,6 +261,9 @@ impl Core {
     }
 
     fn check_condition(&self, condition: &Precondition, answer: &Answer) -> Result<(), Objection> {
+        if *answer == Answer::Seen && !self.is_written(condition) {
+            return Ok(());
+        }
         match condition {
             Precondition::Absent { space, key } => match self.version(*space, key, answer) {
                 None => Ok(()),
@@ -291,14 +296,27 @@ impl Core {
         }
     }
 
+    /// Whether the window knows a write of the key that a condition is on.
+    fn is_written(&self, condition: &Precondition) -> bool {
+        match condition {
+            Precondition::Absent { space, key }
+            | Precondition::Present { space, key }
+            | Precondition::AtVersion { space, key, .. } => self.window.entry(*space, key).is_some(),
+            Precondition::SchemaAt { table, .. } => {
+                self.window.entry(CATALOG_SPACE, &catalog_key(table.value())).is_some()
+            }
+            Precondition::RangeEmpty { .. } | Precondition::RangeUnchanged { .. } => true,
+        }
+    }
+
     /// The commit that wrote the key last, if it exists: by the window, else by the answer, which is then current.
     fn version(&self, space: StorageId, key: &[u8], answer: &Answer) -> Option<Lsn> {
         match (self.window.entry(space, key), answer) {
             (Some(entry), _) => entry.is_present.then_some(entry.lsn),
             (None, Answer::Version(version)) => *version,
-            // Not asked for a version that was not applied: what wrote it was taken back.
-            (None, Answer::NotAsked) => None,
-            (None, Answer::Keys { .. }) => unreachable!("a condition on a key is asked as such"),
+            (None, Answer::Keys { .. } | Answer::NotAsked | Answer::Seen) => {
+                unreachable!("a condition on a key is asked as such")
+            }
         }
     }
 

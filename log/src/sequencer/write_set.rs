@@ -13,6 +13,10 @@ use crate::position::{Lsn, StorageId, TableId};
 pub struct WriteSet {
     /// What must hold.
     pub preconditions: Vec<Precondition>,
+    /// The visible LSN at which the writer has seen every condition on a single key to hold, if it has: then only what was written
+    /// since is looked at, and nobody is asked. Conditions on keys that commits above it wrote may tell those instead
+    /// ([`super::Sequencer::submit_behind`]).
+    pub seen_at: Option<Lsn>,
     /// What is changed, in the order of [`crate::Commit`]. Row ids of inserts are given when the commit is ordered.
     pub changes: Vec<Change>,
     /// Every key that the changes write: at most once each.

@@ -68,6 +68,8 @@ impl Transaction {
             }
         }
         builder.set.preconditions.extend(self.conditions);
+        // All of it was computed from what stood there then.
+        builder.set.seen_at = Some(self.catalog.at());
         for (of, position) in self.positions {
             builder.positions.push(Change::Position { of, position });
         }

@@ -15,7 +15,7 @@ use crate::rows::Ahead;
 /// A writer's commits, in order, several of them under way at a time.
 ///
 /// Each transaction sees those before it, synced or not, and is ordered behind them: if one cannot be written, none after it is, and
-/// every call from then on answers with the error. So what is durable is always a beginning of what was committed here. At most 256 are
+/// every call from then on answers with the error. So what is durable is always a beginning of what was committed here. At most 1,024 are
 /// under way.
 pub struct WritePipeline {
     engine: Engine,
@@ -164,4 +164,4 @@ impl Drop for WritePipeline {
 }
 
 /// So many commits are under way at most.
-const IN_FLIGHT_MAX: usize = 256;
+const IN_FLIGHT_MAX: usize = 1024;

@@ -175,7 +175,7 @@ pub fn open_lines(input: impl Read + Send + 'static) -> io::Result<Box<dyn BufRe
 /// Longer lines are refused.
 pub const LINE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const BLOCK_BYTES: usize = 256 * 1024;
-const BLOCKS_AHEAD: usize = 4;
+const BLOCKS_AHEAD: usize = 16;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 #[cfg(test)]

@@ -103,7 +103,17 @@ fn run(seed: u64) -> (u32, u32) {
     let mut waiting: Vec<oneshot::Receiver<Outcome>> = Vec::new();
     let (mut accepted, mut refused) = (0, 0);
     for _ in 0..200 {
-        let set = random_set(&mut random, &model);
+        let mut set = random_set(&mut random, &model);
+        if random.one_in(2) {
+            // A writer that has read somewhere back, and says only what it has seen there.
+            let seen = random.below(model.commits.len() as u64 + 1).min(bench.rows.applied().value());
+            let then = Model { commits: model.commits[..seen as usize].to_vec() };
+            let is_key = |condition: &Precondition| {
+                !matches!(condition, Precondition::RangeEmpty { .. } | Precondition::RangeUnchanged { .. })
+            };
+            set.preconditions.retain(|condition| !is_key(condition) || then.holds(condition));
+            set.seen_at = Some(Lsn::new(seen));
+        }
         let broken = set.preconditions.iter().find(|condition| !model.holds(condition)).cloned();
         let keys: Vec<_> = set
             .keys
