@@ -1,10 +1,9 @@
 //! The whole way: a recorded stream in (and PostgreSQL's own beside it), a change out to a subscriber, a server's start and its idle
 //! memory.
 //!
-//! `cargo bench --bench spine`. Figures are medians of rounds within one run. The recorded stream is read by the command as a user
-//! would run it, from a plain and from a compressed file, into an empty directory. A subscriber follows through gRPC while a writer
-//! commits one row at a time; what is told is how long after the writer's acknowledgement the change has arrived (zero when it came
-//! first). A server is started on an empty directory, to the line that says where it serves.
+//! `cargo bench --bench spine`. Figures are medians of rounds within one run, but for the longer stream, which is read once. Streams are
+//! read by the command as a user would run it, into an empty directory. Subscribers follow while a writer commits one row at a time. A
+//! server is started on an empty directory, to the line that says where it serves.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
@@ -18,20 +17,25 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use highwater::{Database, Outcome, Server, ServerOptions};
+use highwater_changefeed::format::PlainLines;
+use highwater_changefeed::{BatchKind, FeedOptions, FeedStart};
 use highwater_proto::v1::changefeed_client::ChangefeedClient;
+use highwater_proto::v1::execute_response::Answer;
+use highwater_proto::v1::sql_client::SqlClient;
 use highwater_proto::v1::subscribe_request::Request as Wanted;
-use highwater_proto::v1::{EventKind, SubscribeRequest, SubscribeStart, subscribe_start::From};
+use highwater_proto::v1::{EventKind, ExecuteRequest, SubscribeRequest, SubscribeStart, subscribe_start::From};
 
 use postgres::Postgres;
 
 const ROUNDS: usize = 5;
 const EVENTS: u64 = 133_786;
 const COMMITS: u64 = 5_000;
+const BATCH_BYTES: usize = 64 * 1024;
 
 fn main() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -157,10 +161,18 @@ fn start(directory: &Path) {
     println!("idle: {:.1} MiB resident", median(idle));
 }
 
+/// Who writes, and who follows.
+#[derive(Clone, Copy)]
+enum End {
+    Embedded,
+    Grpc,
+}
+
+/// How long after the writer has its acknowledgement the change has arrived at a subscriber; zero when it came first.
 fn delivery(directory: &Path) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let database = Arc::new(Database::open(directory.join("delivery")).unwrap());
     runtime.block_on(async {
-        let database = Arc::new(Database::open(directory.join("delivery")).unwrap());
         database.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text)").await.unwrap();
         let loopback = ([127, 0, 0, 1], 0).into();
         let options = ServerOptions { grpc_listen: loopback, http_listen: loopback, ..ServerOptions::default() };
@@ -170,48 +182,101 @@ fn delivery(directory: &Path) {
         let serving = tokio::spawn(server.run(Arc::clone(&database), async {
             let _ = stopped.await;
         }));
-        let mut feeds = ChangefeedClient::connect(url).await.unwrap();
-        let from = Some(From::Now(highwater_proto::v1::Now {}));
-        let start = SubscribeStart { tables: vec!["t".to_owned()], from, ..SubscribeStart::default() };
-        let requests = futures::stream::iter([SubscribeRequest { request: Some(Wanted::Start(start)) }]);
-        let mut answers = feeds.subscribe(requests).await.unwrap().into_inner();
-        while answers.message().await.unwrap().unwrap().kind() != EventKind::Ready {}
-        let arrived = Arc::new(Mutex::new(HashMap::new()));
-        let noted = Arc::clone(&arrived);
-        let reader = tokio::spawn(async move {
-            let mut count = 0;
-            while count < COMMITS {
-                let message = answers.message().await.unwrap().unwrap();
-                if message.kind() == EventKind::Changes {
-                    let now = Instant::now();
-                    count += u64::from(message.line_count);
-                    let last = message.cursor.unwrap().lsn;
-                    let first = last + 1 - u64::from(message.line_count);
-                    noted.lock().unwrap().extend((first..=last).map(|lsn| (lsn, now)));
-                }
+        let mut first = 0;
+        for (name, writer, reader) in [
+            ("writer and subscriber through gRPC", End::Grpc, End::Grpc),
+            ("embedded writer, subscriber through gRPC", End::Embedded, End::Grpc),
+            ("writer and subscriber embedded", End::Embedded, End::Embedded),
+        ] {
+            let arrived = follow(reader, &database, &url).await;
+            let acknowledged = write(writer, &database, &url, first).await;
+            first += COMMITS;
+            let arrived = arrived.await.unwrap();
+            let mut histogram = Histogram::<u64>::new(3).unwrap();
+            for (lsn, at) in acknowledged {
+                let micros = arrived[&lsn].saturating_duration_since(at).as_nanos() / 100;
+                histogram.record(u64::try_from(micros).unwrap()).unwrap();
             }
-        });
-        let mut acknowledged = Vec::new();
-        let mut session = database.session();
-        for id in 0..COMMITS {
-            let outcome = session.execute(&format!("INSERT INTO t VALUES ({id}, 'value {id}')")).await.unwrap();
-            let Outcome::Done(done) = outcome else { panic!() };
-            acknowledged.push((done.lsn.unwrap().value(), Instant::now()));
+            let quantile = |quantile| {
+                #[expect(clippy::cast_precision_loss, reason = "microseconds for people")]
+                let micros = histogram.value_at_quantile(quantile) as f64 / 10.0;
+                micros
+            };
+            println!("acknowledged to subscriber, {name}: p50 {:.0} µs, p99 {:.0} µs", quantile(0.5), quantile(0.99));
         }
-        reader.await.unwrap();
-        let mut histogram = Histogram::<u64>::new(3).unwrap();
-        let arrived = std::mem::take(&mut *arrived.lock().unwrap());
-        for (lsn, at) in acknowledged {
-            let micros = arrived[&lsn].saturating_duration_since(at).as_nanos() / 100;
-            histogram.record(u64::try_from(micros).unwrap()).unwrap();
-        }
-        let quantile = |quantile| {
-            #[expect(clippy::cast_precision_loss, reason = "microseconds for people")]
-            let micros = histogram.value_at_quantile(quantile) as f64 / 10.0;
-            micros
-        };
-        println!("acknowledged to subscriber: p50 {:.0} µs, p99 {:.0} µs", quantile(0.5), quantile(0.99));
         stop.send(()).unwrap();
         serving.await.unwrap().unwrap();
     });
+}
+
+/// Commits one row after another; tells when each was acknowledged.
+async fn write(end: End, database: &Database, url: &str, first: u64) -> Vec<(u64, Instant)> {
+    let mut acknowledged = Vec::new();
+    let mut session = database.session();
+    let mut sql = SqlClient::connect(url.to_owned()).await.unwrap();
+    for id in first..first + COMMITS {
+        let statement = format!("INSERT INTO t VALUES ({id}, 'value {id}')");
+        let lsn = match end {
+            End::Embedded => {
+                let Outcome::Done(done) = session.execute(&statement).await.unwrap() else { panic!() };
+                done.lsn.unwrap().value()
+            }
+            End::Grpc => {
+                let request = ExecuteRequest { sql: statement, ..ExecuteRequest::default() };
+                let mut answers = sql.execute(request).await.unwrap().into_inner();
+                match answers.message().await.unwrap().unwrap().answer {
+                    Some(Answer::Completion(completion)) => completion.commit_lsn.unwrap(),
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        acknowledged.push((lsn, Instant::now()));
+    }
+    acknowledged
+}
+
+/// Follows the table from now on; the answer tells when each commit arrived.
+async fn follow(end: End, database: &Arc<Database>, url: &str) -> tokio::task::JoinHandle<HashMap<u64, Instant>> {
+    let mut arrived = HashMap::new();
+    let mut note = move |last: u64, count: u64| {
+        let now = Instant::now();
+        arrived.extend((last + 1 - count..=last).map(|lsn| (lsn, now)));
+        (arrived.len() as u64 == COMMITS).then(|| std::mem::take(&mut arrived))
+    };
+    match end {
+        End::Embedded => {
+            let mut feed = database.subscribe(&["t"], FeedStart::Now, FeedOptions::default()).unwrap();
+            let mut lines = PlainLines::default();
+            while feed.next(&mut lines, BATCH_BYTES).await.unwrap().kind != BatchKind::Ready {}
+            tokio::spawn(async move {
+                loop {
+                    lines.take();
+                    let batch = feed.next(&mut lines, BATCH_BYTES).await.unwrap();
+                    if batch.kind == BatchKind::Changes
+                        && let Some(arrived) = note(batch.cursor.unwrap().lsn.value(), batch.count.into())
+                    {
+                        return arrived;
+                    }
+                }
+            })
+        }
+        End::Grpc => {
+            let mut feeds = ChangefeedClient::connect(url.to_owned()).await.unwrap();
+            let from = Some(From::Now(highwater_proto::v1::Now {}));
+            let start = SubscribeStart { tables: vec!["t".to_owned()], from, ..SubscribeStart::default() };
+            let requests = futures::stream::iter([SubscribeRequest { request: Some(Wanted::Start(start)) }]);
+            let mut answers = feeds.subscribe(requests).await.unwrap().into_inner();
+            while answers.message().await.unwrap().unwrap().kind() != EventKind::Ready {}
+            tokio::spawn(async move {
+                loop {
+                    let message = answers.message().await.unwrap().unwrap();
+                    if message.kind() == EventKind::Changes
+                        && let Some(arrived) = note(message.cursor.unwrap().lsn, message.line_count.into())
+                    {
+                        return arrived;
+                    }
+                }
+            })
+        }
+    }
 }

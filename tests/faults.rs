@@ -58,6 +58,7 @@ fn a_disk_that_is_full_refuses_writes_serves_reads_and_needs_no_restart() {
     // To the last byte: no room is kept.
     let mut options = Options::default();
     options.log.free_bytes_min = 0;
+    options.log.segment_bytes_max = 4 << 20;
     runtime().block_on(async {
         let database = Database::open_with(&data, options.clone(), |_| {}).unwrap();
         let mut session = database.session();
@@ -223,7 +224,7 @@ fn damage_anywhere_in_a_data_directory_is_put_right_or_refused_and_never_a_wrong
                 Some(1) => {
                     // A read met it. From then on the rows are folded anew.
                     assert!(told.contains(sqlstate::DATA_CORRUPTED), "{}: {told}", relative.display());
-                    assert_eq!(text(&output.stdout), "");
+                    assert!(text(&output.stdout).lines().count() <= 1, "the names of columns, and no row");
                     let again = highwater(&query, &bad);
                     assert_eq!(text(&again.stdout), expected, "{}: {}", relative.display(), text(&again.stderr));
                     answered += 1;
