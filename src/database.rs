@@ -262,11 +262,12 @@ impl Database {
         drop(engine);
         // With the last handle, the commit thread has ended.
         drop(sequencer);
-        if folds.kv().is_damaged() {
+        match &log {
+            // What is left of the rows may be more than the log can give again.
+            Log::Segmented(log) if folds.kv().is_damaged() && !log.scrubbed().damages.is_empty() => {}
             // What a read has met is not to be met again: the next opening folds the rows anew.
-            folds.forget()?;
-        } else {
-            folds.checkpoint()?;
+            _ if folds.kv().is_damaged() => folds.forget()?,
+            _ => folds.checkpoint()?,
         }
         drop(folds);
         if let Log::Segmented(log) = log {

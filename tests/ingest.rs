@@ -9,7 +9,7 @@ mod server;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 
 use highwater::{Database, Outcome, types};
 use highwater_log::env::simulated::Random;
@@ -120,6 +120,14 @@ impl World {
         for (found, expected) in changes.iter().zip(clean) {
             assert_eq!(found, expected, "{context}");
         }
+    }
+}
+
+/// Waits until a child has taken all that it was given.
+fn hold(child: &mut Child, stdin: &ChildStdin) {
+    while rustix::io::ioctl_fionread(stdin).unwrap() > 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it had read everything");
+        std::thread::yield_now();
     }
 }
 
@@ -252,9 +260,7 @@ fn killed_at_any_line_and_resumed_the_log_is_that_of_one_run() {
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(all[..line].concat().as_bytes()).unwrap();
         // Held until the child has taken all of it.
-        while rustix::io::ioctl_fionread(&stdin).unwrap() > 0 {
-            std::thread::yield_now();
-        }
+        hold(&mut child, &stdin);
         child.kill().unwrap();
         child.wait().unwrap();
         world.ingest(&data, Some("schema.sql"), &whole, 0);
@@ -368,14 +374,13 @@ fn through_a_server_the_log_is_that_of_one_run() {
     let mut child = command(Path::new("-")).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(all[..120_000].concat().as_bytes()).unwrap();
-    while rustix::io::ioctl_fionread(&stdin).unwrap() > 0 {
-        std::thread::yield_now();
-    }
+    hold(&mut child, &stdin);
     child.kill().unwrap();
     child.wait().unwrap();
     // One whose input has a line that is none; it is named, and what stands before it is taken.
     let mut bad = all[..100_500].to_vec();
     bad.push("{]\n".to_owned());
+    bad.extend_from_slice(&all[100_500..]);
     let output = command(&world.write("bad.jsonl", &bad)).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{told}");

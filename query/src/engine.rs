@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::temporal_conversions::timestamp_us_to_datetime;
+use bytes::Bytes;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -26,6 +27,7 @@ use crate::session::Session;
 use crate::single::single_function;
 use crate::sqlstate;
 use crate::transaction::Transaction;
+use crate::write::{Hold, Holds};
 
 /// Bounds of query execution.
 #[derive(Clone, Debug)]
@@ -57,6 +59,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     state: SessionState,
     read_only: Option<&'static str>,
+    holds: Arc<Holds>,
 }
 
 impl Engine {
@@ -72,7 +75,17 @@ impl Engine {
     ) -> Result<Self, SqlError> {
         let visible = sequencer.visible();
         let state = planner_state(options)?;
-        Ok(Self { shared: Arc::new(Shared { folds, sequencer, visible, clock, state, read_only: options.read_only }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                folds,
+                sequencer,
+                visible,
+                clock,
+                state,
+                read_only: options.read_only,
+                holds: Arc::default(),
+            }),
+        })
     }
 
     /// A session of its own, with settings of its own, in no transaction.
@@ -87,6 +100,16 @@ impl Engine {
             None => Ok(()),
             Some(cause) => Err(SqlError::new(sqlstate::LOG_POISONED, Arc::clone(cause))),
         }
+    }
+
+    /// Takes the place of the only one who writes for the source of this name; waits while somebody has it, at most for `patience`,
+    /// blocking the thread. All that the one before committed is visible then, if it waited for that.
+    ///
+    /// # Errors
+    /// `55006` when somebody still has it.
+    pub fn hold(&self, name: Bytes, patience: Duration) -> Result<Hold, SqlError> {
+        let message = "this source is being written for by somebody else";
+        self.shared.holds.take(name, patience).ok_or_else(|| SqlError::new(sqlstate::OBJECT_IN_USE, message))
     }
 
     /// Fails where nothing can be written.

@@ -33,4 +33,4 @@ pub use error::SqlError;
 pub use parser::{Parsed, STATEMENT_BYTES_MAX, parse};
 pub use session::{Done, Outcome, Session};
 pub use statement::RowStream;
-pub use write::{Ordered, Write, WritePipeline};
+pub use write::{Hold, Ordered, Write, WritePipeline};

@@ -1,7 +1,10 @@
 //! Writing without SQL: for sources, which have rows and no statements.
 
+mod hold;
 mod pipeline;
 
+pub use hold::Hold;
+pub(crate) use hold::Holds;
 pub use pipeline::{Ordered, WritePipeline};
 
 use std::sync::Arc;

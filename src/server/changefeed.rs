@@ -98,7 +98,15 @@ impl Changefeed for ChangefeedService {
         request: Request<Streaming<SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let mut requests = request.into_inner();
-        let start = match requests.message().await?.and_then(|first| first.request) {
+        let mut stopping = self.stopping.clone();
+        let first = tokio::select! {
+            biased;
+            () = stopped(&mut stopping) => {
+                return Err(failed(sqlstate::CANNOT_CONNECT_NOW, "the server is stopping"));
+            }
+            first = requests.message() => first?,
+        };
+        let start = match first.and_then(|first| first.request) {
             Some(Wanted::Start(start)) => start,
             _ => return Err(invalid("the first message says where to start")),
         };

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::{Stream, StreamExt};
@@ -40,22 +41,27 @@ impl Ingest for IngestService {
 
     async fn ingest(&self, request: Request<Streaming<IngestRequest>>) -> Result<Response<Self::IngestStream>, Status> {
         let mut requests = request.into_inner();
-        let start = match requests.message().await?.and_then(|first| first.request) {
+        let mut stopping = self.stopping.clone();
+        let first = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|is_stopping| *is_stopping) => {
+                return Err(failed(sqlstate::CANNOT_CONNECT_NOW, "the server is stopping"));
+            }
+            first = requests.message() => first?,
+        };
+        let start = match first.and_then(|first| first.request) {
             Some(Wanted::Start(start)) => start,
             _ => return Err(invalid("the first message says what comes")),
         };
         if start.format() != IngestFormat::Debezium {
             return Err(status(&SqlError::unsupported("this format")));
         }
-        let dump = parse_schema_dump(&start.schema_dump).map_err(|error| status(&error))?;
         let room = Arc::clone(&self.room).try_acquire_owned();
         let room = room.map_err(|_| failed(sqlstate::TOO_MANY_CONNECTIONS, "too many streams are being ingested"))?;
         let (pieces, input) = mpsc::channel(PIECES_AHEAD);
         let (answers, told) = mpsc::channel(ANSWERS_AHEAD);
-        let first = IngestResponse { passed_over: dump.skipped.clone(), ..IngestResponse::default() };
-        let _ = answers.try_send(Ok(first));
         tokio::spawn(forward(requests, pieces, self.stopping.clone()));
-        let (ingest, threads) = (self.work(dump), self.threads.clone());
+        let (ingest, threads) = (self.work(start.schema_dump), self.threads.clone());
         self.threads.spawn_blocking(move || ingest(Pieces { input, piece: Bytes::new() }, &threads, &answers, room));
         Ok(Response::new(ReceiverStream::new(told).boxed()))
     }
@@ -65,9 +71,17 @@ type Answers = mpsc::Sender<Result<IngestResponse, Status>>;
 
 impl IngestService {
     /// What a thread does for one stream.
-    fn work(&self, dump: SchemaDump) -> impl FnOnce(Pieces, &Handle, &Answers, OwnedSemaphorePermit) + use<> {
+    fn work(&self, dump: String) -> impl FnOnce(Pieces, &Handle, &Answers, OwnedSemaphorePermit) + use<> {
         let engine = self.database.engine().clone();
         move |pieces, runtime, answers, _room| {
+            let dump = match parse_schema_dump(&dump) {
+                Ok(dump) => dump,
+                Err(error) => {
+                    let _ = answers.try_send(Err(status(&error)));
+                    return;
+                }
+            };
+            let _ = answers.try_send(Ok(passed_over(&dump)));
             let ingest = FileIngest::new(engine, Some(dump));
             let told = |summary: &Summary| {
                 // Who does not read hears less often.
@@ -80,8 +94,8 @@ impl IngestService {
                 Ok(summary) => Ok(IngestResponse { is_end: true, is_open: summary.is_open, ..response(&summary) }),
                 Err(error) => Err(refused(&error)),
             };
-            // Nobody to answer: the call has ended.
-            let _ = answers.blocking_send(last);
+            // Nobody to answer: the call has ended, or its client reads nothing.
+            let _ = runtime.block_on(async { tokio::time::timeout(ANSWER_PATIENCE, answers.send(last)).await });
         }
     }
 }
@@ -130,6 +144,15 @@ impl Read for Pieces {
     }
 }
 
+/// What of a schema dump was passed over, as much of it as people read.
+fn passed_over(dump: &SchemaDump) -> IngestResponse {
+    let mut passed_over: Vec<String> = dump.skipped.iter().take(PASSED_OVER_MAX).cloned().collect();
+    if let Some(more @ 1..) = dump.skipped.len().checked_sub(PASSED_OVER_MAX) {
+        passed_over.push(format!("{more} more statements"));
+    }
+    IngestResponse { passed_over, ..IngestResponse::default() }
+}
+
 fn response(summary: &Summary) -> IngestResponse {
     IngestResponse {
         lines: summary.lines,
@@ -157,5 +180,8 @@ fn invalid(message: &'static str) -> Status {
 
 /// Each holds two threads.
 const INGESTS_MAX: usize = 32;
+/// So long the last answer waits for its reader.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+const PASSED_OVER_MAX: usize = 1_000;
 const PIECES_AHEAD: usize = 4;
 const ANSWERS_AHEAD: usize = 4;

@@ -85,7 +85,14 @@ impl Server {
     /// Waits until it ends by itself.
     #[allow(dead_code, reason = "not every test waits for that")]
     pub(crate) fn wait(mut self) -> ExitStatus {
-        self.child.wait().unwrap()
+        // A minute: whether it ends is what is asked, not when.
+        for _ in 0..600 {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("the server has not ended");
     }
 
     /// Kills it as a crash would.

@@ -22,11 +22,12 @@ mod unit;
 use std::io::BufRead;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_log::Lsn;
 use highwater_log::commit::{ProducerId, ProducerSequence};
-use highwater_query::{Engine, SchemaDump, WritePipeline};
+use highwater_query::{Engine, Hold, SchemaDump, WritePipeline};
 
 use crate::decode::debezium::{Change, End, Event, Operation};
 use apply::{Applied, Tables};
@@ -44,6 +45,8 @@ pub const SNAPSHOT_BATCH_ROWS: u64 = 10_000;
 /// Commits change events that come as lines.
 pub struct FileIngest {
     pipeline: WritePipeline,
+    /// Given up behind the pipeline, when everything of it is visible.
+    hold: Option<Hold>,
     tables: Tables,
     source: Option<UpstreamSource>,
     unit: Unit,
@@ -102,6 +105,7 @@ impl FileIngest {
     pub fn new(engine: Engine, tables: Option<SchemaDump>) -> Self {
         Self {
             pipeline: WritePipeline::new(engine),
+            hold: None,
             tables: Tables::new(tables.unwrap_or_default()),
             source: None,
             unit: Unit::default(),
@@ -127,8 +131,7 @@ impl FileIngest {
     ) -> Result<Summary, IngestError> {
         let unread = |cause, lines| IngestError { line: lines + 1, cause: IngestCause::Input(cause) };
         let blocks = block::read_ahead(input).map_err(|error| unread(error, 0))?;
-        while let Ok(block) = blocks.recv() {
-            let block = block.map_err(|error| unread(error, self.summary.lines))?;
+        while let Some(block) = blocks.next().map_err(|error| unread(error, self.summary.lines))? {
             self.take_block(&Arc::new(block)).await?;
             if told(&self.summary).is_break() {
                 break;
@@ -139,10 +142,11 @@ impl FileIngest {
 
     async fn take_block(&mut self, block: &Arc<Block>) -> Result<(), IngestError> {
         for line in Line::all(block) {
-            self.summary.lines += 1;
+            self.summary.lines = line.number();
             let taken = self.take(&line).await;
             taken.map_err(|(at, cause)| IngestError { line: at.unwrap_or(line.number()), cause })?;
         }
+        self.summary.lines = block.last();
         Ok(())
     }
 
@@ -158,8 +162,7 @@ impl FileIngest {
     }
 
     async fn take(&mut self, line: &Line) -> Result<(), Located> {
-        let Some(event) = line.event() else { return Ok(()) };
-        match event.as_ref().map_err(|error| here(error.clone()))? {
+        match line.event().as_ref().map_err(|error| here(error.clone()))? {
             Event::Tombstone => Ok(()),
             Event::Begin { transaction } => self.begin(transaction.clone()).await,
             Event::End(end) => self.end(line.number(), end).await,
@@ -197,6 +200,8 @@ impl FileIngest {
             database: change.source.db.clone().into_owned(),
             stored: None,
         };
+        // Somebody may be about to commit what comes here, too: a client that is gone, whose lines were under way.
+        self.hold = Some(self.pipeline.hold(source.of(), HOLD_PATIENCE)?);
         let stored = self.pipeline.begin()?.position(&source.of())?;
         source.stored = stored.map(|bytes| Position::decode(&bytes)).transpose().map_err(IngestCause::Incomplete)?;
         self.source = Some(source);
@@ -335,7 +340,9 @@ impl FileIngest {
 
     /// Keeps a line of the unit, within what a transaction may hold.
     fn keep(&mut self, line: &Line) -> Result<(), Located> {
-        self.unit.bytes += line.byte_len();
+        if self.unit.lines.last().is_none_or(|last| !last.is_beside(line)) {
+            self.unit.bytes += line.block_bytes();
+        }
         let max = self.pipeline.transaction_bytes_max();
         if self.unit.bytes > max {
             let cause = IngestCause::TooLarge { bytes: self.unit.bytes, max };
@@ -369,7 +376,7 @@ impl FileIngest {
             let mut write = Box::new(self.pipeline.begin().map_err(here)?);
             for line in &lines {
                 let at = |cause: IngestCause| (Some(line.number()), cause);
-                let Some(Ok(Event::Change(change))) = line.event() else { continue };
+                let Ok(Event::Change(change)) = line.event() else { continue };
                 if let Applied::SchemaDue = self.tables.apply(&mut write, change).await.map_err(at)? {
                     drop(write);
                     // A change of the catalog is made on what is visible.
@@ -426,6 +433,9 @@ impl FileIngest {
         self.summary.last = lsn.or(self.summary.last);
     }
 }
+
+/// So long an ingest waits for another one of the same source to end.
+const HOLD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A cause, and its line where that is not the last one.
 type Located = (Option<u64>, IngestCause);

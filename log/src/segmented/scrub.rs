@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::Shared;
 use super::directory::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::env::{Access, DiskFile};
-use crate::error::{Damage, LogError};
+use crate::error::{Damage, LogError, error_chain};
 use crate::frame::{self, FRAME_HEADER_BYTES, FrameKind, Seal};
 use crate::position::{Lsn, SegmentId};
 
@@ -48,11 +48,16 @@ impl Shared {
             let supply = self.supply();
             (supply.manifest.first, supply.manifest.sealed.map(|sealed| sealed.segment))
         };
-        let mut id = first;
+        let (mut id, mut complete) = (first, self.reading.earliest().previous());
         while last.is_some_and(|last| id <= last) {
-            let damage = match self.check_sealed(id, &mut pause)? {
-                ControlFlow::Break(()) => return Ok(self.scrubbed().clone()),
-                ControlFlow::Continue(damage) => damage,
+            let damage = match self.check_sealed(id, &mut complete, &mut pause) {
+                Ok(ControlFlow::Break(())) => return Ok(self.scrubbed().clone()),
+                Ok(ControlFlow::Continue(damage)) => damage,
+                // What cannot be read is damaged: a bad sector answers so.
+                Err(error) => {
+                    let (what, durable) = (error_chain(&error), *self.reading.durable.borrow());
+                    Some(Damage { what, segment: id, bytes: 0..0, first: complete.next(), last: durable })
+                }
             };
             let mut scrubbed = self.scrubbed();
             scrubbed.damages.retain(|damage| damage.segment != id);
@@ -68,10 +73,11 @@ impl Shared {
         Ok(scrubbed.clone())
     }
 
-    /// Reads a sealed segment again, and checks every byte of it.
+    /// Reads a sealed segment again, and checks every byte of it. `complete` is the last whole commit before it, then the last in it.
     fn check_sealed(
         &self,
         id: SegmentId,
+        complete: &mut Lsn,
         pause: &mut impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), Option<Damage>>, LogError> {
         let directory = &self.reading.directory;
@@ -79,7 +85,6 @@ impl Shared {
         let file = directory.open(&path, Access::Read)?;
         let mut reader =
             Reader { file: &*file, offset: 0, buffer: vec![0; PIECE_BYTES], ready: 0..0, hash: Xxh3::new() };
-        let mut lsn = Lsn::ORIGIN;
         let mut frames = 0;
         let durable = *self.reading.durable.borrow();
         loop {
@@ -87,7 +92,7 @@ impl Shared {
             let outcome = if start == 0 {
                 self.read_segment_header(id, &mut reader)
             } else {
-                self.read_frame(&mut reader, &mut lsn, &mut frames, |bytes| {
+                self.read_frame(&mut reader, complete, &mut frames, |bytes| {
                     self.scrubbed().bytes += bytes;
                     pause(bytes)
                 })
@@ -100,7 +105,7 @@ impl Shared {
             };
             let end = file.byte_len().map_err(directory.failed("look at", &path))?;
             let bytes = start..end.max(start);
-            let damage = Damage { what: what.to_owned(), segment: id, bytes, first: lsn.next(), last: durable };
+            let damage = Damage { what: what.to_owned(), segment: id, bytes, first: complete.next(), last: durable };
             return Ok(ControlFlow::Continue(Some(damage)));
         }
     }
@@ -120,11 +125,11 @@ impl Shared {
         })
     }
 
-    /// Reads the next frame. `lsn` is that of the commits before it, `frames` counts them.
+    /// Reads the next frame. `complete` is the last whole commit before it, `frames` counts frames.
     fn read_frame(
         &self,
         reader: &mut Reader<'_>,
-        lsn: &mut Lsn,
+        complete: &mut Lsn,
         frames: &mut u64,
         mut pause: impl FnMut(u64) -> ControlFlow<()>,
     ) -> std::io::Result<Found> {
@@ -138,6 +143,9 @@ impl Shared {
         };
         let header = &checked.header;
         let mut check = checked.payload_check();
+        if pause(header.frame_bytes() - u64::from(header.payload_bytes)).is_break() {
+            return Ok(Found::Stopped);
+        }
         let mut left = u64::from(header.payload_bytes);
         let mut padding = header.frame_bytes() - FRAME_HEADER_BYTES as u64 - left;
         let mut payload = Vec::new();
@@ -168,7 +176,9 @@ impl Shared {
             return Ok(if fits { Found::Whole } else { Found::Bad("a footer that does not fit its segment") });
         }
         *frames += 1;
-        *lsn = (*lsn).max(header.lsn);
+        if header.kind == FrameKind::Commit && header.is_last {
+            *complete = header.lsn;
+        }
         Ok(Found::Frame)
     }
 

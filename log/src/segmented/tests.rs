@@ -366,6 +366,11 @@ fn every_byte_of_a_sealed_segment_that_rots_is_found_by_reading_it_again() {
     assert!(log.scrub().unwrap().damages.is_empty(), "it was put right");
     disk.damage(&sealed, |bytes| bytes.truncate(used / 2));
     assert_eq!(log.scrub().unwrap().damages.len(), 1, "a segment that was cut");
+    disk.remove(&sealed).unwrap();
+    let found = log.scrub().unwrap();
+    assert_eq!(found.damages.len(), 1, "a segment that is gone does not end the pass");
+    assert_eq!(found.damages[0].first, Lsn::new(1));
+    assert_eq!(found.passes, log.scrubbed().passes);
 }
 
 #[test]

@@ -236,7 +236,6 @@ fn unknown(name: &str) -> SqlError {
     SqlError::new(sqlstate::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"{name}\""))
 }
 
-/// Settings that clients set to the one value that there is.
 /// What a session may set.
 const CHANGEABLE: [&str; 8] = [
     "application_name",
@@ -249,6 +248,7 @@ const CHANGEABLE: [&str; 8] = [
     "transaction_isolation",
 ];
 
+/// Settings that clients set to the one value that there is.
 const FIXED: [(&str, &str); 15] = [
     ("client_encoding", "UTF8"),
     ("server_encoding", "UTF8"),

@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use highwater_log::commit::ProducerSequence;
 use highwater_log::sequencer::{Accepted, Chain, CommitError};
 use highwater_log::{Change, Lsn};
 
-use super::Write;
+use super::{Hold, Write};
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::rows::Ahead;
@@ -39,6 +41,14 @@ impl WritePipeline {
     #[must_use]
     pub fn new(engine: Engine) -> Self {
         Self { engine, ahead: Arc::default(), in_flight: VecDeque::new(), chain: None, failure: None }
+    }
+
+    /// As [`Engine::hold`], for the one who writes here.
+    ///
+    /// # Errors
+    /// `55006`.
+    pub fn hold(&self, name: Bytes, patience: Duration) -> Result<Hold, SqlError> {
+        self.engine.hold(name, patience)
     }
 
     /// A larger transaction is refused.

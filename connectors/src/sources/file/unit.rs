@@ -12,7 +12,7 @@ pub(super) struct Unit {
     pub(super) kind: UnitKind,
     /// Its lines: they are applied anew behind a change of a schema.
     pub(super) lines: Vec<Line>,
-    /// Their bytes.
+    /// The bytes of the blocks that they hold.
     pub(super) bytes: usize,
     pub(super) write: Option<Box<Write>>,
     /// A truncation is among its lines.
