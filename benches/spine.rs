@@ -150,7 +150,7 @@ fn start(directory: &Path) {
         assert!(line.contains(" serves "), "{line}");
         starts.push(began.elapsed().as_secs_f64() * 1e3);
         // What it does in the background when it starts is over then.
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_secs(5));
         let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         idle.push(resident.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0);
