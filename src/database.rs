@@ -9,12 +9,10 @@ use highwater_changefeed::{Feed, FeedError, FeedOptions, FeedSource, FeedStart};
 use highwater_log::env::Env;
 use highwater_log::sequencer::{Sequencer, SequencerOptions};
 use highwater_log::{
-    CommitLog, LogError, LogId, Lsn, MemoryLog, ReadOnlyLog, Scrubbed, SegmentedLog, SegmentedOptions,
+    Background, CommitLog, LogError, LogId, Lsn, MemoryLog, ReadOnlyLog, Scrubbed, SegmentedLog, SegmentedOptions,
 };
 use highwater_materializers::{Catalog, FoldError, KvOptions, Materialized, Progress};
 use highwater_query::{Engine, EngineOptions, Outcome, Session, SqlError};
-
-use upkeep::Upkeep;
 
 /// A database, open for reading and writing.
 ///
@@ -35,7 +33,7 @@ pub struct Database {
     sequencer: Sequencer,
     feeds: FeedSource,
     log: Log,
-    upkeep: Upkeep,
+    upkeep: Background,
     /// Where the rows of a database in memory, or on a read-only file system, lie; it goes with the database.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -172,7 +170,7 @@ impl Database {
         )?;
         let engine = Engine::new(folds.clone(), sequencer.clone(), Arc::clone(&env.clock), &options.queries)?;
         let feeds = FeedSource::new(Arc::clone(&log), folds.clone(), sequencer.visible());
-        let upkeep = Upkeep::start(folds.clone(), sequencer.clone(), log)
+        let upkeep = upkeep::start(folds.clone(), sequencer.clone(), log)
             .map_err(|source| OpenError::Io { action: "start a thread", source })?;
         Ok(Self { engine, folds, sequencer, feeds, log: kind, upkeep, _scratch: scratch })
     }

@@ -4,6 +4,7 @@
 //! [`frame`]), the logs that keep them ([`CommitLog`]: [`MemoryLog`], [`SegmentedLog`]) and the sequencer that orders them. It
 //! imports nothing of ours, and it takes clock, disk and entropy from outside ([`env`]).
 
+mod background;
 mod chain;
 pub mod checked_json;
 pub mod commit;
@@ -22,6 +23,7 @@ pub mod sequencer;
 mod tail;
 pub mod value;
 
+pub use background::{Background, Pauses};
 pub use commit::{Change, Commit, CommitHeader};
 pub use commit_log::{CommitLog, LogReader};
 pub use error::{Damage, LogError, NotWritten, error_chain};

@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::background::Background;
 use crate::commit::{EncodedCommit, Group};
 use crate::commit_log::{CommitLog, LogReader};
 use crate::env::{Access, DiskLock, Env, LockError};
@@ -48,7 +49,6 @@ pub use read_only::ReadOnlyLog;
 use reading::Reading;
 use recovery::Judgement;
 use scan::Boundary;
-use scrub::Scrubber;
 pub use scrub::{ScrubOptions, Scrubbed};
 use supply::{Supply, not_written};
 pub use view::{LogView, SegmentState, SegmentSummary, Verification};
@@ -96,7 +96,7 @@ impl Default for SegmentedOptions {
 pub struct SegmentedLog {
     shared: Arc<Shared>,
     maintenance: Option<Maintenance>,
-    scrubber: Option<Scrubber>,
+    scrubber: Option<Background>,
     lock: Box<dyn DiskLock>,
 }
 
@@ -144,7 +144,7 @@ impl SegmentedLog {
         let shared = Arc::new(Shared::open(env, directory, options, judgement)?);
         let maintenance = shared.options.is_self_maintained.then(|| Maintenance::start(&shared));
         let scrub = shared.options.scrub.filter(|_| shared.options.is_self_maintained);
-        let scrubber = scrub.map(|options| Scrubber::start(&shared, options));
+        let scrubber = scrub.and_then(|options| scrub::start(&shared, options));
         Ok(Self { shared, maintenance, scrubber, lock })
     }
 

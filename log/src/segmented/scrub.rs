@@ -1,14 +1,14 @@
 //! Sealed segments are read again now and then: bits rot where nobody looks.
 
 use std::ops::{ControlFlow, Range};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Shared;
 use super::directory::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::background::Background;
 use crate::env::{Access, DiskFile};
 use crate::error::{Damage, LogError, error_chain};
 use crate::frame::{self, FRAME_HEADER_BYTES, FrameKind, Seal};
@@ -235,69 +235,27 @@ impl Reader<'_> {
     }
 }
 
-/// The thread that scrubs; dropping it stops it.
-pub(super) struct Scrubber {
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Stop {
-    is_asked: Mutex<bool>,
-    wake: Condvar,
-}
-
-impl Stop {
-    /// Waits; breaks when it is time to stop.
-    fn wait(&self, limit: Duration) -> ControlFlow<()> {
-        let is_asked = self.is_asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.wake.wait_timeout_while(is_asked, limit, |is_asked| !*is_asked);
-        if *waited.unwrap_or_else(PoisonError::into_inner).0 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    }
-}
-
-impl Scrubber {
-    pub(super) fn start(shared: &Arc<Shared>, options: ScrubOptions) -> Self {
-        let stop = Arc::new(Stop::default());
-        let (shared, asked) = (Arc::clone(shared), Arc::clone(&stop));
-        let thread = std::thread::Builder::new().name("highwater-scrub".to_owned());
-        let thread = thread.spawn(move || {
-            while asked.wait(options.pause).is_continue() {
-                let mut unpaid = 0;
-                let outcome = shared.scrub(|bytes| {
-                    unpaid += bytes;
-                    if unpaid < PIECE_BYTES as u64 {
-                        return ControlFlow::Continue(());
-                    }
-                    let nanos = unpaid.saturating_mul(1_000_000_000) / options.bytes_per_second.max(1);
-                    unpaid = 0;
-                    asked.wait(Duration::from_nanos(nanos))
-                });
-                if let Err(error) = outcome {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the log could not be read again");
+/// Starts the thread that scrubs.
+pub(super) fn start(shared: &Arc<Shared>, options: ScrubOptions) -> Option<Background> {
+    let shared = Arc::clone(shared);
+    let thread = Background::start("highwater-scrub", move |pauses| {
+        while pauses.wait(options.pause).is_continue() {
+            let mut unpaid = 0;
+            let outcome = shared.scrub(|bytes| {
+                unpaid += bytes;
+                if unpaid < PIECE_BYTES as u64 {
+                    return ControlFlow::Continue(());
                 }
+                let nanos = unpaid.saturating_mul(1_000_000_000) / options.bytes_per_second.max(1);
+                unpaid = 0;
+                pauses.wait(Duration::from_nanos(nanos))
+            });
+            if let Err(error) = outcome {
+                tracing::error!(error = &error as &dyn std::error::Error, "the log could not be read again");
             }
-        });
-        if let Err(error) = &thread {
-            tracing::error!(%error, "no thread reads the log again");
         }
-        Self { stop, thread: thread.ok() }
-    }
-}
-
-impl Drop for Scrubber {
-    fn drop(&mut self) {
-        *self.stop.is_asked.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.wake.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was printed where it happened.
-            let _ = thread.join();
-        }
-    }
+    });
+    thread.inspect_err(|error| tracing::error!(%error, "no thread reads the log again")).ok()
 }
 
 const PIECE_BYTES: usize = 256 * 1024;
