@@ -1,12 +1,13 @@
 //! A feed: one reader's way through the log.
 
+mod open_commit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_log::commit::{EncodedCommit, decode_part};
 use highwater_log::position::{RowId, TableId};
 use highwater_log::row::Row;
-use highwater_log::{Change, CommitLog, LogError, LogId, LogReader, Lsn};
+use highwater_log::{Change, CommitLog, LogId, LogReader, Lsn};
 use highwater_materializers::{Materialized, Table, TableRow};
 use tokio::sync::watch;
 
@@ -14,6 +15,7 @@ use crate::cursor::Cursor;
 use crate::error::FeedError;
 use crate::event::{Encoder, Event, Operation, RowChange};
 use crate::snapshot::Snapshot;
+use open_commit::{OpenCommit, Seek, table_of};
 
 /// What feeds are made from. Cheap to clone.
 #[derive(Clone)]
@@ -114,26 +116,6 @@ enum Stage {
     Following,
 }
 
-/// A commit in the middle of being told. It is taken apart part by part.
-struct OpenCommit {
-    encoded: Arc<EncodedCommit>,
-    next_part: usize,
-    changes: std::vec::IntoIter<Change>,
-    position: u64,
-    is_bookkeeping: bool,
-}
-
-/// What comes next in a commit.
-enum Seek {
-    /// A change that concerns the feed.
-    Change,
-    /// A part was taken apart that has so many changes.
-    Part {
-        changes: usize,
-    },
-    End,
-}
-
 enum Step {
     Batch(Batch),
     /// Nothing to tell yet, and more to read.
@@ -230,7 +212,7 @@ impl Feed {
         let Some(encoded) = self.reader.try_next()? else { return Ok(()) };
         let mut commit = OpenCommit::new(encoded);
         let lsn = self.cursor.lsn.next();
-        while commit.position < position {
+        while commit.position() < position {
             let Some((_, change)) = commit.take() else {
                 if !commit.open_part()? {
                     break;
@@ -271,7 +253,7 @@ impl Feed {
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         match &self.commit {
-            Some(commit) => Cursor { position: commit.position, ..self.cursor },
+            Some(commit) => Cursor { position: commit.position(), ..self.cursor },
             None => self.cursor,
         }
     }
@@ -396,48 +378,27 @@ impl Feed {
             }
             catalog.table_at_version(id, version).ok_or(FeedError::UnknownVersion { lsn })
         };
+        let mut tell = |operation, row, before: Option<&TableRow<'_>>, after: Option<&TableRow<'_>>| {
+            encoder.encode(&Event::Change(RowChange { lsn, position, table, operation, row, before, after }))
+        };
         let told = match &change {
             Change::Insert { row, after, .. } => {
                 let written = version_of(after)?;
-                TableRow::parse(&written, after, table).and_then(|after| {
-                    let (operation, row) = (Operation::Insert, *row);
-                    let after = Some(&after);
-                    encoder.encode(&Event::Change(RowChange {
-                        lsn,
-                        position,
-                        table,
-                        operation,
-                        row,
-                        before: None,
-                        after,
-                    }))
-                })
+                TableRow::parse(&written, after, table)
+                    .and_then(|after| tell(Operation::Insert, *row, None, Some(&after)))
             }
             Change::Delete { row, before, .. } => {
                 let written = version_of(before)?;
-                TableRow::parse(&written, before, table).and_then(|before| {
-                    let (operation, row) = (Operation::Delete, *row);
-                    let before = Some(&before);
-                    encoder.encode(&Event::Change(RowChange {
-                        lsn,
-                        position,
-                        table,
-                        operation,
-                        row,
-                        before,
-                        after: None,
-                    }))
-                })
+                TableRow::parse(&written, before, table)
+                    .and_then(|before| tell(Operation::Delete, *row, Some(&before), None))
             }
             Change::Update { row, before, changed, .. } => {
                 let (old, new) = (version_of(before)?, version_of(changed)?);
                 let mut bytes = Vec::new();
                 new.merge(&old, before, changed, &mut bytes).and_then(|()| {
-                    let (before, after) =
-                        (TableRow::parse(&old, before, table)?, TableRow::parse(&new, &bytes, table)?);
-                    let (operation, row) = (Operation::Update, *row);
-                    let (before, after) = (Some(&before), Some(&after));
-                    encoder.encode(&Event::Change(RowChange { lsn, position, table, operation, row, before, after }))
+                    let before = TableRow::parse(&old, before, table)?;
+                    let after = TableRow::parse(&new, &bytes, table)?;
+                    tell(Operation::Update, *row, Some(&before), Some(&after))
                 })
             }
             Change::Catalog { .. } | Change::Truncate { .. } | Change::Position { .. } => Ok(()),
@@ -448,8 +409,8 @@ impl Feed {
 
     fn finish_commit(&mut self) {
         let Some(commit) = self.commit.take() else { return };
-        self.cursor.lsn = commit.encoded.lsn();
-        if !commit.is_bookkeeping {
+        self.cursor.lsn = commit.lsn();
+        if !commit.is_bookkeeping() {
             self.passed = self.cursor.lsn;
         }
     }
@@ -489,54 +450,6 @@ impl Feed {
         let event = if kind == BatchKind::Ready { Event::Ready { lsn } } else { Event::Progress { lsn } };
         encoder.encode(&event).map_err(|source| FeedError::Row { lsn, source })?;
         Ok(Batch { kind, cursor: Some(self.cursor()), count: 1, ends_commit: true })
-    }
-}
-
-impl OpenCommit {
-    fn new(encoded: Arc<EncodedCommit>) -> Self {
-        Self { encoded, next_part: 0, changes: Vec::new().into_iter(), position: 0, is_bookkeeping: true }
-    }
-
-    /// Goes to the next change that concerns one of the tables; not beyond the end of a part at a time.
-    fn seek(&mut self, tables: &[Followed]) -> Result<Seek, FeedError> {
-        while let Some(change) = self.changes.as_slice().first() {
-            let id = table_of(change);
-            if tables.iter().any(|followed| Some(followed.id) == id) {
-                return Ok(Seek::Change);
-            }
-            self.take();
-        }
-        Ok(if self.open_part()? { Seek::Part { changes: self.changes.len() } } else { Seek::End })
-    }
-
-    /// Takes the next part apart; `false`: there is none.
-    fn open_part(&mut self) -> Result<bool, FeedError> {
-        let Some(part) = self.encoded.parts().get(self.next_part) else { return Ok(false) };
-        self.next_part += 1;
-        let lsn = self.encoded.lsn();
-        let (_, changes) = decode_part(part).map_err(|source| LogError::Envelope { lsn, source })?;
-        self.changes = changes.into_iter();
-        Ok(true)
-    }
-
-    fn take(&mut self) -> Option<(u64, Change)> {
-        let change = self.changes.next()?;
-        let position = self.position;
-        self.position += 1;
-        self.is_bookkeeping &= matches!(change, Change::Position { .. });
-        Some((position, change))
-    }
-}
-
-/// The table that a change is of. Other objects of the catalog share the tables' counter of ids.
-const fn table_of(change: &Change) -> Option<TableId> {
-    match change {
-        Change::Catalog { object, .. } => Some(TableId::new(*object)),
-        Change::Truncate { table, .. }
-        | Change::Insert { table, .. }
-        | Change::Update { table, .. }
-        | Change::Delete { table, .. } => Some(*table),
-        Change::Position { .. } => None,
     }
 }
 
