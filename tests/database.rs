@@ -2,23 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/session.rs"]
+mod session;
+
 use std::sync::Arc;
 
-use highwater::{Database, Outcome, Session, SqlError, sqlstate, types};
+use highwater::{Database, Outcome, SqlError, sqlstate};
+use session::cell;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
-}
-
-/// The only cell of a result.
-async fn cell(session: &mut Session, sql: &str) -> Result<String, SqlError> {
-    let Outcome::Rows(rows) = session.execute(sql).await? else { panic!("{sql} gives no rows") };
-    let batches = rows.collect().await?;
-    let batch = batches.iter().find(|batch| batch.num_rows() > 0).unwrap();
-    let schema = batch.schema();
-    let mut text = String::new();
-    types::text_at(batch.column(0), 0, types::column_type(schema.field(0))?, &mut text)?;
-    Ok(text)
 }
 
 fn sqlstate_of(outcome: Result<Outcome, SqlError>) -> &'static str {

@@ -6,14 +6,17 @@
 mod mount;
 #[path = "support/server.rs"]
 mod server;
+#[path = "support/session.rs"]
+mod session;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use highwater::{Database, Options, Outcome, Session, SqlError, sqlstate, types};
+use highwater::{Database, Options, Session, SqlError, sqlstate};
 use mount::Mounted;
 use serde_json::Value;
 use server::Server;
+use session::cell;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -25,16 +28,6 @@ fn highwater(arguments: &[&str], data: &Path) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-async fn cell(session: &mut Session, sql: &str) -> Result<String, SqlError> {
-    let Outcome::Rows(rows) = session.execute(sql).await? else { panic!("{sql} gives no rows") };
-    let batches = rows.collect().await?;
-    let batch = batches.iter().find(|batch| batch.num_rows() > 0).unwrap();
-    let schema = batch.schema();
-    let mut text = String::new();
-    types::text_at(batch.column(0), 0, types::column_type(schema.field(0))?, &mut text)?;
-    Ok(text)
 }
 
 /// Inserts rows of 100 kB until one is refused; returns how many were acknowledged, and the refusal.

@@ -1,5 +1,7 @@
 //! Damaged files of the folds are mended by folding anew; a log that ends before its witnesses is refused.
 
+use std::path::{Path, PathBuf};
+
 use highwater_log::env::simulated::Random;
 use highwater_log::sequencer::CommitError;
 use highwater_log::{CommitLog, LogError, Lsn};
@@ -8,9 +10,49 @@ use highwater_materializers::FoldError;
 use crate::fold::work;
 use crate::oracle;
 use crate::workload::Workload;
-use crate::world::{Machine, OpenError, everything};
+use crate::world::{Machine, OpenError, World, everything};
 
-fn files_below(path: &std::path::Path) -> Vec<std::path::PathBuf> {
+/// Files of a machine's folds, with what is in them.
+struct Kept {
+    machine: Machine,
+    /// The rows at every LSN.
+    states: Vec<oracle::State>,
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Kept {
+    /// Of a machine that has seen so many commits, and was killed behind a checkpoint.
+    fn after(seed: u64, commits: u64) -> Self {
+        let machine = Machine::new(seed);
+        let mut workload = Workload::new(seed);
+        let mut world = machine.open().unwrap();
+        work(&mut world, &mut workload, &machine, commits);
+        world.folds.checkpoint().unwrap();
+        let states = oracle::fold(&*world.log);
+        drop(world);
+        machine.disk.kill_process();
+        let read = |path: PathBuf| (path.clone(), std::fs::read(path).unwrap());
+        let files = files_below(&machine.folds_path()).into_iter().map(read).collect();
+        Self { machine, states, files }
+    }
+
+    fn state(&self, lsn: Lsn) -> &oracle::State {
+        &self.states[lsn.value() as usize]
+    }
+
+    /// Kills the process, and puts every file back.
+    fn put_back(&self, world: World) {
+        drop(world);
+        self.machine.disk.kill_process();
+        std::fs::remove_dir_all(self.machine.folds_path()).unwrap();
+        for (path, contents) in &self.files {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, contents).unwrap();
+        }
+    }
+}
+
+fn files_below(path: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).unwrap() {
         let path = entry.unwrap().path();
@@ -22,22 +64,11 @@ fn files_below(path: &std::path::Path) -> Vec<std::path::PathBuf> {
 
 #[test]
 fn flipped_bits_and_cut_files_of_the_folds_never_give_a_wrong_answer() {
-    let machine = Machine::new(1);
-    let mut workload = Workload::new(1);
-    let mut world = machine.open().unwrap();
-    work(&mut world, &mut workload, &machine, 150);
-    world.folds.checkpoint().unwrap();
-    let states = oracle::fold(&*world.log);
-    drop(world);
-    machine.disk.kill_process();
-    let files: Vec<_> = files_below(&machine.folds_path())
-        .into_iter()
-        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
-        .collect();
+    let kept = Kept::after(1, 150);
     let mut random = Random::new(9);
     let (mut mended, mut told) = (0, 0);
     for round in 0..150 {
-        let (path, contents) = &files[random.below(files.len() as u64) as usize];
+        let (path, contents) = &kept.files[random.below(kept.files.len() as u64) as usize];
         let mut damaged = contents.clone();
         match random.below(4) {
             0 => damaged.truncate(random.below(contents.len() as u64 + 1) as usize),
@@ -48,10 +79,10 @@ fn flipped_bits_and_cut_files_of_the_folds_never_give_a_wrong_answer() {
             }
         }
         std::fs::write(path, &damaged).unwrap();
-        let world = machine.open().unwrap_or_else(|error| panic!("round {round}, {}: {error:?}", path.display()));
+        let world = kept.machine.open().unwrap_or_else(|error| panic!("round {round}, {}: {error:?}", path.display()));
         // Reading tells of damage that opening did not see; then the rows are folded anew.
-        let positions = [world.visible(), Lsn::new(random.below(states.len() as u64))];
-        let read = |lsn: Lsn| world.state_at(lsn, &states[lsn.value() as usize]).map(drop);
+        let positions = [world.visible(), Lsn::new(random.below(kept.states.len() as u64))];
+        let read = |lsn: Lsn| world.state_at(lsn, kept.state(lsn)).map(drop);
         match positions.into_iter().try_for_each(read) {
             Ok(()) => mended += 1,
             Err(FoldError::Storage { .. }) => {
@@ -61,15 +92,9 @@ fn flipped_bits_and_cut_files_of_the_folds_never_give_a_wrong_answer() {
             Err(error) => panic!("round {round}, {}: {error}", path.display()),
         }
         for lsn in positions {
-            world.assert_state(lsn, &states[lsn.value() as usize], &format!("round {round}, {}", path.display()));
+            world.assert_state(lsn, kept.state(lsn), &format!("round {round}, {}", path.display()));
         }
-        drop(world);
-        machine.disk.kill_process();
-        std::fs::remove_dir_all(machine.folds_path()).unwrap();
-        for (path, contents) in &files {
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, contents).unwrap();
-        }
+        kept.put_back(world);
     }
     assert!(mended > 20, "{mended} mended at opening, {told} told when read");
 }
@@ -77,23 +102,12 @@ fn flipped_bits_and_cut_files_of_the_folds_never_give_a_wrong_answer() {
 /// The trees' own lists of their tables are checked by nobody but us: a bit in them shifts the versions of all rows of a table.
 #[test]
 fn a_flipped_bit_in_a_trees_list_of_tables_never_gives_a_wrong_answer() {
-    let machine = Machine::new(2);
-    let mut workload = Workload::new(2);
-    let mut world = machine.open().unwrap();
-    work(&mut world, &mut workload, &machine, 60);
-    world.folds.checkpoint().unwrap();
-    let states = oracle::fold(&*world.log);
-    drop(world);
-    machine.disk.kill_process();
-    let files: Vec<_> = files_below(&machine.folds_path())
-        .into_iter()
-        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
-        .collect();
-    let is_list = |path: &std::path::Path| {
+    let kept = Kept::after(2, 60);
+    let is_list = |path: &Path| {
         let name = path.file_name().unwrap().to_str().unwrap();
         name == "current" || name.strip_prefix('v').is_some_and(|rest| rest.parse::<u64>().is_ok())
     };
-    let lists: Vec<_> = files.iter().filter(|(path, _)| is_list(path)).collect();
+    let lists: Vec<_> = kept.files.iter().filter(|(path, _)| is_list(path)).collect();
     assert!(lists.len() >= 4, "two trees at least, each with its list: {lists:?}");
     for (path, contents) in lists {
         for byte in 0..contents.len() {
@@ -101,17 +115,11 @@ fn a_flipped_bit_in_a_trees_list_of_tables_never_gives_a_wrong_answer() {
             damaged[byte] ^= 1 << (byte % 8);
             std::fs::write(path, &damaged).unwrap();
             let context = format!("byte {byte} of {}", path.display());
-            let world = machine.open().unwrap_or_else(|error| panic!("{context}: {error:?}"));
-            for lsn in [world.visible(), Lsn::new(states.len() as u64 / 2)] {
-                world.assert_state(lsn, &states[lsn.value() as usize], &context);
+            let world = kept.machine.open().unwrap_or_else(|error| panic!("{context}: {error:?}"));
+            for lsn in [world.visible(), Lsn::new(kept.states.len() as u64 / 2)] {
+                world.assert_state(lsn, kept.state(lsn), &context);
             }
-            drop(world);
-            machine.disk.kill_process();
-            std::fs::remove_dir_all(machine.folds_path()).unwrap();
-            for (path, contents) in &files {
-                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                std::fs::write(path, contents).unwrap();
-            }
+            kept.put_back(world);
         }
     }
 }
