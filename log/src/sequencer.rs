@@ -102,8 +102,8 @@ struct State {
     is_sync_wanted: bool,
     stopped: Option<Arc<str>>,
     is_closing: bool,
-    /// Another one with each commit that is taken back.
-    chain: Chain,
+    /// Another one with each commit that is taken back ([`Chain`]).
+    run: u64,
 }
 
 struct Pending {
@@ -156,7 +156,7 @@ impl Sequencer {
             is_sync_wanted: false,
             stopped: None,
             is_closing: false,
-            chain: Chain(0),
+            run: 0,
         };
         let shared = Arc::new(Shared {
             log,
@@ -210,7 +210,8 @@ impl Sequencer {
 
     /// Has a write set ordered and returns, blocking the thread only while there is no room. The commit thread commits it; what it was
     /// computed from may be commits that were accepted before and are not visible yet, if it is ordered `behind` the last of them:
-    /// when one of those is taken back, this one is not accepted.
+    /// when one of those is taken back, this one is not accepted. Who names a chain has seen all commits of it, each ordered behind the
+    /// one before.
     ///
     /// # Errors
     /// As [`Sequencer::commit`]; [`CommitError::NotCommitted`] when the chain is broken.
@@ -238,7 +239,7 @@ impl Sequencer {
         }
         // What writers resolved before may have been read while the keeper was behind.
         state.core.restart_at(durable);
-        state.chain.0 += 1;
+        state.run += 1;
         state.stopped = None;
         self.shared.visible.send_replace(durable);
         true
@@ -308,7 +309,9 @@ impl State {
         } else {
             self.retries.push((lsn, reply));
         }
-        Accepted { lsn, first_row: None, is_duplicate: true, chain: self.chain, outcome }
+        // What lies between is not seen.
+        let chain = Chain { run: self.run, seen: Lsn::ORIGIN };
+        Accepted { lsn, first_row: None, is_duplicate: true, chain, outcome }
     }
 
     fn take_retries(&mut self, is_taken: impl Fn(Lsn) -> bool) -> Vec<(Lsn, oneshot::Sender<Outcome>)> {
@@ -350,16 +353,17 @@ impl Shared {
                 // With the lock nothing is applied and forgotten meanwhile.
                 resolved = self.resolve(&set, keys_asked, false).map_err(|error| stopped(error.0))?;
             }
-            let checked = state.core.check(&set, &resolved);
+            let is_chain_broken = behind.is_some_and(|chain| chain.run != state.run);
+            let seen = set.seen_at.max(behind.map(|chain| chain.seen)).unwrap_or(Lsn::ORIGIN);
+            let checked = state.core.check(&set, &resolved, seen);
             let cause = state.stopped.clone();
-            let is_chain_broken = behind.is_some_and(|chain| chain != state.chain);
             return match (checked, cause) {
                 (Err(Objection::Duplicate(lsn)), _) => Ok(state.await_first(lsn)),
                 (_, Some(cause)) => Err(stopped(cause)),
                 _ if is_chain_broken => {
                     Err(CommitError::not_committed("a commit that it was to follow was taken back"))
                 }
-                (Ok(()), None) => Ok(self.enqueue(state, set, room, drive)),
+                (Ok(()), None) => Ok(self.enqueue(state, set, room, drive, seen)),
                 (Err(Objection::Refused(refusal)), None) => Err(refusal.into()),
                 (Err(Objection::Stale), None) => continue,
             };
@@ -372,7 +376,9 @@ impl Shared {
         set: WriteSet,
         room: SemaphorePermit<'_>,
         drive: Drive,
+        seen: Lsn,
     ) -> Accepted {
+        let is_all_seen = seen >= state.core.accepted();
         let is_synced = set.durability == Durability::Synced;
         let commit = state.core.stamp(set, self.clock.unix_micros());
         let first_row = commit.changes.iter().find_map(|change| match change {
@@ -380,7 +386,8 @@ impl Shared {
             _ => None,
         });
         let (reply, outcome) = oneshot::channel();
-        let accepted = Accepted { lsn: commit.lsn, first_row, is_duplicate: false, chain: state.chain, outcome };
+        let chain = Chain { run: state.run, seen: if is_all_seen { commit.lsn } else { seen } };
+        let accepted = Accepted { lsn: commit.lsn, first_row, is_duplicate: false, chain, outcome };
         let is_first = state.pending.is_empty();
         state.pending.push(Pending { commit: Arc::new(commit), first_row, reply, room: room.num_permits() });
         room.forget();
@@ -404,14 +411,6 @@ impl Shared {
         let is_seen = seen_at.is_some();
         let version = |space: StorageId, key: &[u8]| self.keeper.version(space, key, at).map(Answer::Version);
         let answer = |condition: &Precondition| match condition {
-            Precondition::Absent { .. }
-            | Precondition::Present { .. }
-            | Precondition::AtVersion { .. }
-            | Precondition::SchemaAt { .. }
-                if is_seen =>
-            {
-                Ok(Answer::Seen)
-            }
             Precondition::Absent { space, key }
             | Precondition::Present { space, key }
             | Precondition::AtVersion { space, key, .. } => version(*space, key),
@@ -423,14 +422,15 @@ impl Shared {
             }
             Precondition::RangeUnchanged { .. } => Ok(Answer::NotAsked),
         };
-        let answers = set.preconditions.iter().map(answer).collect::<Result<_, KeeperError>>()?;
+        let asked = set.preconditions.iter().filter(|condition| !(is_seen && condition.is_on_key()));
+        let answers = asked.map(answer).collect::<Result<_, KeeperError>>()?;
         let sequences = match set.producer {
             Some(producer) => self.keeper.sequences(producer.producer, at)?,
             None => VecDeque::new(),
         };
         // As old as the oldest of it.
         let at = seen_at.map_or(at, |seen| seen.min(at));
-        Ok(Resolved { at, answers, sequences })
+        Ok(Resolved { at, is_seen, answers, sequences })
     }
 }
 

@@ -53,7 +53,9 @@ pub const SEQUENCES_KEPT: usize = 16;
 pub(super) struct Resolved {
     /// The moment: everything up to this commit is in the answers, nothing after it.
     pub(super) at: Lsn,
-    /// An answer for each condition.
+    /// The writer has seen the conditions on single keys to hold then: nobody was asked.
+    pub(super) is_seen: bool,
+    /// An answer for each condition that was asked.
     pub(super) answers: Vec<Answer>,
     /// The producer's sequences.
     pub(super) sequences: RecentSequences,
@@ -66,8 +68,6 @@ pub(super) enum Answer {
     Version(Option<Lsn>),
     /// The first keys of the range, and whether they are all.
     Keys { keys: Vec<Bytes>, is_complete: bool },
-    /// The writer has seen the condition to hold at the moment: it still does where the window knows of no write.
-    Seen,
     /// The window answers alone.
     NotAsked,
 }
@@ -168,17 +168,24 @@ impl Core {
         self.applied
     }
 
-    /// Whether a write set may be ordered next.
-    pub(super) fn check(&self, set: &WriteSet, resolved: &Resolved) -> Result<(), Objection> {
-        assert_eq!(set.preconditions.len(), resolved.answers.len(), "an answer for each condition");
+    /// Whether a write set may be ordered next. Its writer has seen every commit up to `seen`.
+    pub(super) fn check(&self, set: &WriteSet, resolved: &Resolved, seen: Lsn) -> Result<(), Objection> {
         if resolved.at < self.window.floor() {
             return Err(Objection::Stale);
         }
         if let Some(producer) = set.producer {
             self.check_sequence(producer, &resolved.sequences)?;
         }
-        let conditions = set.preconditions.iter().zip(&resolved.answers);
-        conditions.into_iter().try_for_each(|(condition, answer)| self.check_condition(condition, answer))
+        let is_all_seen = seen >= self.last.lsn;
+        let mut answers = resolved.answers.iter();
+        for condition in &set.preconditions {
+            if !(resolved.is_seen && condition.is_on_key()) {
+                self.check_condition(condition, answers.next().expect("an answer for each condition that was asked"))?;
+            } else if !is_all_seen && self.is_written(condition) {
+                self.check_condition(condition, &Answer::NotAsked)?;
+            }
+        }
+        Ok(())
     }
 
     /// Orders a write set that was just checked: gives it its LSN, its time and its row ids.
@@ -261,9 +268,6 @@ impl Core {
     }
 
     fn check_condition(&self, condition: &Precondition, answer: &Answer) -> Result<(), Objection> {
-        if *answer == Answer::Seen && !self.is_written(condition) {
-            return Ok(());
-        }
         match condition {
             Precondition::Absent { space, key } => match self.version(*space, key, answer) {
                 None => Ok(()),
@@ -314,7 +318,7 @@ impl Core {
         match (self.window.entry(space, key), answer) {
             (Some(entry), _) => entry.is_present.then_some(entry.lsn),
             (None, Answer::Version(version)) => *version,
-            (None, Answer::Keys { .. } | Answer::NotAsked | Answer::Seen) => {
+            (None, Answer::Keys { .. } | Answer::NotAsked) => {
                 unreachable!("a condition on a key is asked as such")
             }
         }

@@ -43,9 +43,14 @@ pub struct Accepted {
     pub(super) outcome: oneshot::Receiver<Result<Receipt, CommitError>>,
 }
 
-/// A run of ordered commits none of which was taken back.
+/// A run of ordered commits none of which was taken back, and how much of it the one who follows it has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chain(pub(super) u64);
+pub struct Chain {
+    /// Another one with each commit that is taken back.
+    pub(super) run: u64,
+    /// Up to here it has seen every commit, its own and those of others.
+    pub(super) seen: Lsn,
+}
 
 impl Accepted {
     /// What became of it, if that is known already.

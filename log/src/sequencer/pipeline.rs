@@ -115,7 +115,7 @@ impl Pipeline {
     /// Takes back every stamp after `after`; what is pending was never given to the log, and ends *not committed*.
     fn drop_pending(&self, state: &mut State, after: Lsn, why: &CommitError) {
         state.core.unwind_after(after);
-        state.chain.0 += 1;
+        state.run += 1;
         for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
             let _ = reply.send(Err(why.clone()));
             self.shared.room.add_permits(room);

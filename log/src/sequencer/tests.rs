@@ -245,7 +245,7 @@ fn what_was_to_follow_a_commit_that_was_taken_back_is_not_accepted() {
     assert_eq!((first.lsn, first.first_row), (Lsn::new(1), Some(RowId::new(1))));
     let at = |version| Precondition::AtVersion { space: SPACE, key: key("a"), version: Lsn::new(version) };
     let mut second = bench.submit_behind(under(at(1), put("a")), Some(first.chain)).unwrap();
-    assert_eq!((second.lsn, second.chain), (Lsn::new(2), first.chain));
+    assert_eq!((second.lsn, second.chain.run), (Lsn::new(2), first.chain.run));
     bench.fail_next(no_space());
     bench.commit_pending();
     assert!(matches!(second.try_outcome(), Some(Err(CommitError::NotCommitted { .. }))));

@@ -34,13 +34,9 @@ pub(super) struct Entry {
     pub(super) is_present: bool,
 }
 
-/// What takes one write back.
+/// What takes one write back: the write of the same key before it, if the window knew one.
 #[derive(Debug)]
-pub(super) struct Undo {
-    space: StorageId,
-    key: Bytes,
-    previous: Option<Entry>,
-}
+pub(super) struct Undo(Option<Entry>);
 
 impl Window {
     /// An empty window above `floor`, for at most `entries_max` applied writes.
@@ -77,18 +73,17 @@ impl Window {
     pub(super) fn write(&mut self, space: StorageId, key: Bytes, entry: Entry) -> Undo {
         debug_assert!(self.order.back().is_none_or(|(lsn, _, _)| *lsn <= entry.lsn), "writes come in order");
         let previous = self.spaces.entry(space).or_default().insert(key.clone(), entry);
-        self.order.push_back((entry.lsn, space, key.clone()));
-        Undo { space, key, previous }
+        self.order.push_back((entry.lsn, space, key));
+        Undo(previous)
     }
 
-    /// Takes back the newest write.
-    pub(super) fn take_back(&mut self, undo: Undo) {
-        let newest = self.order.pop_back();
-        assert!(newest.is_some_and(|(_, space, key)| space == undo.space && key == undo.key), "the newest goes first");
-        let keys = self.spaces.entry(undo.space).or_default();
-        match undo.previous.filter(|previous| previous.lsn > self.floor) {
-            Some(previous) => keys.insert(undo.key, previous),
-            None => keys.remove(&undo.key),
+    /// Takes back the newest write, whose undo this is.
+    pub(super) fn take_back(&mut self, Undo(previous): Undo) {
+        let (_, space, key) = self.order.pop_back().expect("a write that is not applied is never forgotten");
+        let keys = self.spaces.entry(space).or_default();
+        match previous.filter(|previous| previous.lsn > self.floor) {
+            Some(previous) => keys.insert(key, previous),
+            None => keys.remove(&key),
         };
     }
 

@@ -128,6 +128,16 @@ pub enum Precondition {
     },
 }
 
+impl Precondition {
+    /// Whether it is on a single key.
+    pub(super) const fn is_on_key(&self) -> bool {
+        match self {
+            Self::Absent { .. } | Self::Present { .. } | Self::AtVersion { .. } | Self::SchemaAt { .. } => true,
+            Self::RangeEmpty { .. } | Self::RangeUnchanged { .. } => false,
+        }
+    }
+}
+
 /// Keys from `start`, included, to `end`, excluded; without an end, all from `start` on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {

@@ -18,6 +18,13 @@ impl Model {
         last.1.then(|| Lsn::new(last.0 as u64 + 1))
     }
 
+    /// What somebody knows who has seen the commits up to `seen`, and those of these numbers.
+    fn seen_by(&self, seen: u64, own: &[u64]) -> Self {
+        let is_seen = |lsn: u64| lsn <= seen || own.contains(&lsn);
+        let commits = self.commits.iter().zip(1..);
+        Self { commits: commits.map(|(keys, lsn)| if is_seen(lsn) { keys.clone() } else { Vec::new() }).collect() }
+    }
+
     /// Whether the condition holds; `None` where the sequencer may say that it cannot know any more.
     fn holds(&self, condition: &Precondition) -> bool {
         match condition {
@@ -95,19 +102,32 @@ fn random_set(random: &mut Random, model: &Model) -> WriteSet {
     set
 }
 
-fn run(seed: u64) -> (u32, u32) {
+/// Somebody whose commits follow one another without waiting.
+struct Follower {
+    chain: Chain,
+    own: Vec<u64>,
+    seen: u64,
+    is_broken: bool,
+}
+
+/// How many write sets were accepted, refused, and accepted behind others.
+fn run(seed: u64) -> (u32, u32, u32) {
     let mut random = Random::new(seed);
     let window_entries_max = [0, 3, 20, 10_000][random.below(4) as usize];
     let mut bench = bench(SequencerOptions { window_entries_max, ..SequencerOptions::default() });
     let mut model = Model::default();
     let mut waiting: Vec<oneshot::Receiver<Outcome>> = Vec::new();
-    let (mut accepted, mut refused) = (0, 0);
+    let (mut accepted, mut refused, mut followed) = (0, 0, 0);
+    let mut follower: Option<Follower> = None;
     for _ in 0..200 {
         let mut set = random_set(&mut random, &model);
-        if random.one_in(2) {
-            // A writer that has read somewhere back, and says only what it has seen there.
-            let seen = random.below(model.commits.len() as u64 + 1).min(bench.rows.applied().value());
-            let then = Model { commits: model.commits[..seen as usize].to_vec() };
+        let mut behind = follower.as_mut().filter(|_| random.one_in(2));
+        let mut seen = 0;
+        if behind.is_some() || random.one_in(2) {
+            // A writer that has read somewhere back, and says only what it has seen there and in the commits that it follows.
+            let from = behind.as_ref().map_or(0, |follower| follower.seen);
+            seen = from + random.below(bench.rows.applied().value() - from + 1);
+            let then = model.seen_by(seen, behind.as_ref().map_or(&[], |follower| &follower.own));
             let is_key = |condition: &Precondition| {
                 !matches!(condition, Precondition::RangeEmpty { .. } | Precondition::RangeUnchanged { .. })
             };
@@ -123,12 +143,25 @@ fn run(seed: u64) -> (u32, u32) {
                 KeyName::RowOf(_) => unreachable!("the model names all keys"),
             })
             .collect();
-        match bench.submit(set.clone()) {
+        match bench.submit_behind(set.clone(), behind.as_ref().map(|follower| follower.chain)) {
             Ok(reply) => {
                 assert_eq!(broken, None, "seed {seed}: accepted {set:?}");
                 model.commits.push(keys);
-                waiting.push(reply);
                 accepted += 1;
+                let lsn = reply.lsn.value();
+                if let Some(follower) = behind {
+                    assert!(!follower.is_broken, "seed {seed}: follows what was taken back");
+                    (follower.chain, follower.seen) = (reply.chain, seen);
+                    follower.own.push(lsn);
+                    followed += 1;
+                } else if random.one_in(4) {
+                    follower = Some(Follower { chain: reply.chain, own: vec![lsn], seen, is_broken: false });
+                }
+                waiting.push(reply.outcome);
+            }
+            Err(CommitError::NotCommitted { .. }) => {
+                assert!(behind.take().is_some_and(|follower| follower.is_broken), "seed {seed}");
+                follower = None;
             }
             Err(CommitError::Refused(Refusal::ReadTooOld { since, floor })) => {
                 assert!(since < floor && floor <= bench.rows.applied(), "seed {seed}");
@@ -144,6 +177,7 @@ fn run(seed: u64) -> (u32, u32) {
             let fails = random.one_in(4);
             if fails && !waiting.is_empty() {
                 bench.fail_next(no_space());
+                follower.iter_mut().for_each(|follower| follower.is_broken = true);
             }
             let before = bench.log.appended();
             bench.commit_pending();
@@ -159,16 +193,18 @@ fn run(seed: u64) -> (u32, u32) {
             assert_eq!(model.commits.len() as u64, bench.rows.applied().value(), "seed {seed}");
         }
     }
-    (accepted, refused)
+    (accepted, refused, followed)
 }
 
 #[test]
 fn the_sequencer_decides_as_the_model_does() {
-    let (mut accepted, mut refused) = (0, 0);
+    let (mut accepted, mut refused, mut followed) = (0, 0, 0);
     for seed in 0..400 {
-        let (a, r) = run(seed);
+        let (a, r, f) = run(seed);
         accepted += a;
         refused += r;
+        followed += f;
     }
     assert!(accepted > 20_000 && refused > 10_000, "{accepted} accepted, {refused} refused");
+    assert!(followed > 5_000, "{followed} accepted behind others");
 }
