@@ -7,7 +7,8 @@
 //! The first part has the header. A commit above [`PART_BYTES_TARGET`] has several parts, so that it can be written, read and
 //! applied without ever lying in memory whole. A change is one flat record whatever its kind, so that a new kind changes no layout.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
+use rkyv::api::high::to_bytes_in;
 use rkyv::rancor;
 
 use super::{Change, Commit, CommitHeader, ProducerId, ProducerSequence};
@@ -236,6 +237,7 @@ fn encode_part(header: Option<&CommitHeader>, changes: &[Change]) -> Bytes {
         producer: header.producer.map(|producer| (producer.producer.0, producer.sequence)),
         change_count: header.change_count,
     });
+    let images: usize = changes.iter().map(|change| CHANGE_OVERHEAD_BYTES + change.byte_len()).sum();
     let changes = changes
         .iter()
         .map(|change| {
@@ -243,15 +245,12 @@ fn encode_part(header: Option<&CommitHeader>, changes: &[Change]) -> Bytes {
             ChangeV1 { kind, object, row, before: before.clone(), after: after.clone() }
         })
         .collect();
-    let archive = rkyv::to_bytes::<rancor::Panic>(&PartV1 { header, changes });
-    let archive = match archive {
-        Ok(archive) => archive,
+    let mut part = Vec::with_capacity(images + PART_OVERHEAD_BYTES);
+    part.push(ENVELOPE_VERSION);
+    match to_bytes_in::<_, rancor::Panic>(&PartV1 { header, changes }, part) {
+        Ok(part) => part.into(),
         Err(never) => match never {},
-    };
-    let mut part = BytesMut::with_capacity(1 + archive.len());
-    part.put_u8(ENVELOPE_VERSION);
-    part.extend_from_slice(&archive);
-    part.freeze()
+    }
 }
 
 static EMPTY: Bytes = Bytes::new();

@@ -133,15 +133,20 @@ pub fn fit_text(element: ElementType, text: &str, excess: Excess) -> Result<Stri
         ElementType::Varchar(Some(limit)) | ElementType::Char(limit) => limit as usize,
         _ => return Ok(text.to_owned()),
     };
-    let kept = match text.char_indices().nth(limit) {
-        None => text,
-        Some((end, _)) if excess == Excess::Cut || text[end..].bytes().all(|byte| byte == b' ') => &text[..end],
-        Some(_) => return Err(ValueError::TooLong { column_type: element.into() }),
-    };
-    let mut fitted = kept.to_owned();
-    if let ElementType::Char(_) = element {
-        fitted.extend(std::iter::repeat_n(' ', limit - kept.chars().count()));
+    let count = text.chars().count();
+    if count > limit {
+        let end = text.char_indices().nth(limit).map_or(text.len(), |(end, _)| end);
+        let is_cut = excess == Excess::Cut || text[end..].bytes().all(|byte| byte == b' ');
+        return if is_cut {
+            Ok(text[..end].to_owned())
+        } else {
+            Err(ValueError::TooLong { column_type: element.into() })
+        };
     }
+    let missing = if let ElementType::Char(_) = element { limit - count } else { 0 };
+    let mut fitted = String::with_capacity(text.len() + missing);
+    fitted.push_str(text);
+    fitted.extend(std::iter::repeat_n(' ', missing));
     Ok(fitted)
 }
 
