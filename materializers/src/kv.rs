@@ -499,7 +499,7 @@ impl Materializer for Kv {
         let mut written_bytes = 0;
         // Keys of one storage stand together.
         let mut open: Option<(StorageId, Arc<Tree>)> = None;
-        for ((storage, key), value) in writes.keys {
+        for (storage, key, value) in writes.keys {
             written_bytes += key.len() + value.as_ref().map_or(0, Vec::len) + ENTRY_OVERHEAD_BYTES;
             let tree = match &mut open {
                 Some((id, tree)) if *id == storage => tree,
@@ -535,9 +535,7 @@ impl Materializer for Kv {
         let needed = self.catalog.storages_since(upkeep.history_from);
         let is_needed = |id: &StorageId| *id == SYSTEM_STORAGE || needed.contains(id);
         let (trees, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(id, _)| is_needed(id));
-        for (_, tree) in trees.iter().filter(|(_, tree)| tree.is_dirty()) {
-            tree.flush()?;
-        }
+        tree::flush_dirty(trees.iter().map(|(_, tree)| &**tree))?;
         let (history_from, times) = {
             let history = self.history();
             (history.from, history.times.iter().copied().collect())

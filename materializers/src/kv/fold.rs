@@ -1,6 +1,5 @@
 //! What a commit does to keys: the pure part of the fold.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,11 +12,11 @@ use crate::catalog::Catalog;
 use crate::error::FoldError;
 use crate::table::{Table, TableRow};
 
-/// The keys that a commit writes, in order; a key stands once.
+/// The keys that a commit writes.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
-    /// Storage and key to the new value, `None` where the key goes.
-    pub(super) keys: BTreeMap<(StorageId, Bytes), Option<Vec<u8>>>,
+    /// Storage and key with the new value, `None` where the key goes. In order; a key stands once.
+    pub(super) keys: Vec<(StorageId, Bytes, Option<Vec<u8>>)>,
     /// The producer's write, to be noted.
     pub(super) producer: Option<ProducerSequence>,
 }
@@ -26,10 +25,26 @@ pub(super) struct Writes {
 pub(super) fn fold(commit: &Commit, catalog: &Catalog) -> Result<Writes, FoldError> {
     let mut fold = Fold { lsn: commit.lsn, catalog, writes: Writes::default(), recent: None };
     fold.writes.producer = commit.header.producer;
+    fold.writes.keys.reserve(commit.changes.len());
     for change in &commit.changes {
         fold.change(change)?;
     }
-    Ok(fold.writes)
+    Ok(fold.writes.in_order())
+}
+
+impl Writes {
+    /// Every key once: as it was put last, or gone where it was only removed. An index key may change hands within a commit.
+    fn in_order(mut self) -> Self {
+        self.keys.sort_by(|(storage, key, _), (other, other_key, _)| (storage, key).cmp(&(other, other_key)));
+        self.keys.dedup_by(|(storage, key, later), (other, other_key, value)| {
+            let is_same = storage == other && key == other_key;
+            if is_same && later.is_some() {
+                *value = later.take();
+            }
+            is_same
+        });
+        self
+    }
 }
 
 struct Fold<'a> {
@@ -87,8 +102,10 @@ impl Fold<'_> {
                 })
             }
             Change::Position { of, position } => {
-                let value = (!position.is_empty()).then(|| position.to_vec());
-                self.writes.keys.insert((super::SYSTEM_STORAGE, super::position_key(of)), value);
+                let key = super::position_key(of);
+                // The last one counts, also when it is that there is none.
+                self.writes.keys.retain(|(storage, known, _)| *storage != super::SYSTEM_STORAGE || *known != key);
+                self.write(super::SYSTEM_STORAGE, key, (!position.is_empty()).then(|| position.to_vec()));
                 Ok(())
             }
         }
@@ -108,15 +125,18 @@ impl Fold<'_> {
                 self.remove(unique.storage, old_key);
             }
             let value = super::value(self.lsn, id, &key);
-            self.writes.keys.insert((unique.storage, index_key), Some(value));
+            self.write(unique.storage, index_key, Some(value));
         }
-        self.writes.keys.insert((table.schema().storage, key), Some(super::value(self.lsn, id, after.bytes)));
+        self.write(table.schema().storage, key, Some(super::value(self.lsn, id, after.bytes)));
         Ok(())
     }
 
-    /// Removes a key, unless the commit gives it to another row: an index key may change hands within a commit.
+    fn write(&mut self, storage: StorageId, key: Bytes, value: Option<Vec<u8>>) {
+        self.writes.keys.push((storage, key, value));
+    }
+
     fn remove(&mut self, storage: StorageId, key: Bytes) {
-        self.writes.keys.entry((storage, key)).or_insert(None);
+        self.write(storage, key, None);
     }
 
     /// The table at the version that a row was written under, and as it is at this commit: its storages and indexes, whatever version

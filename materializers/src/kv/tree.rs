@@ -5,7 +5,9 @@
 //! exclude one another.
 
 use std::ops::Bound;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -103,6 +105,24 @@ impl Tree {
     }
 }
 
+/// Flushes the trees that were written to since their last flush, some at a time: each waits for the disk again and again.
+pub(super) fn flush_dirty<'a>(trees: impl Iterator<Item = &'a Tree>) -> Result<(), FoldError> {
+    let dirty: Vec<_> = trees.filter(|tree| tree.is_dirty()).collect();
+    let next = AtomicUsize::new(0);
+    let flush = || {
+        while let Some(tree) = dirty.get(next.fetch_add(1, Ordering::Relaxed)) {
+            tree.flush()?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..dirty.len().min(FLUSHES_AT_ONCE)).map(|_| scope.spawn(flush)).collect();
+        let own = flush();
+        let joined = helpers.into_iter().map(|helper| helper.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        joined.fold(own, Result::and)
+    })
+}
+
 /// The tree's bounds are exclusive.
 fn bound(at: Lsn) -> u64 {
     at.next().value()
@@ -111,6 +131,8 @@ fn bound(at: Lsn) -> u64 {
 /// Below its threshold the tree drops every version that has a newer one, however new: a read between the threshold and the newer
 /// version would find nothing. So all versions are kept; 1, not 0, because at 0 replaced files would never be freed.
 const KEEP_ALL_VERSIONS: u64 = 1;
+
+const FLUSHES_AT_ONCE: usize = 4;
 
 fn failed(error: lsm_tree::Error) -> FoldError {
     FoldError::Storage { materializer: super::NAME, cause: format!("{error:?}").into() }
