@@ -70,8 +70,8 @@ pub struct Change<'a> {
     pub transaction: Option<Cow<'a, str>>,
     /// The row's key, by columns, of a delete.
     pub key: Option<Cells<'a>>,
-    /// The row before; by the upstream's replica identity all of it, the key alone, or nothing.
-    pub before: Option<Cells<'a>>,
+    /// The row before; by the upstream's replica identity all of it, the key alone, or nothing. Most tables need none of it.
+    pub before: Option<UnreadRow<'a>>,
     /// The row after.
     pub after: Option<Cells<'a>>,
     /// The embedded schema, where there is one.
@@ -80,6 +80,21 @@ pub struct Change<'a> {
 
 /// Cells by column name, in the event's order, unread.
 pub type Cells<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
+
+/// A row whose cells were not told apart.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct UnreadRow<'a>(#[serde(borrow)] &'a RawValue);
+
+impl<'a> UnreadRow<'a> {
+    /// Its cells.
+    ///
+    /// # Errors
+    /// [`DecodeError::Shape`]: it is no object.
+    pub fn cells(self) -> Result<Cells<'a>, DecodeError> {
+        let cells: schema::CellMap<'a> = serde_json::from_str(self.0.get())?;
+        Ok(cells.0)
+    }
+}
 
 /// An event's `source`.
 #[derive(Debug, Deserialize)]
@@ -179,7 +194,7 @@ struct Payload<'a> {
     #[serde(borrow, default)]
     transaction: Option<TransactionBlock<'a>>,
     #[serde(borrow, default)]
-    before: Option<schema::CellMap<'a>>,
+    before: Option<UnreadRow<'a>>,
     #[serde(borrow, default)]
     after: Option<schema::CellMap<'a>>,
 }
@@ -264,7 +279,7 @@ impl Decoder {
             source: payload.source.ok_or_else(|| shape("source"))?,
             transaction,
             key,
-            before: payload.before.map(|cells| cells.0),
+            before: payload.before,
             after: payload.after.map(|cells| cells.0),
             schema,
         })))

@@ -1,5 +1,7 @@
 //! Cells of events as values of columns.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use highwater_log::value::{
@@ -103,7 +105,7 @@ fn is_unavailable_array(items: &[&RawValue]) -> bool {
 
 fn scalar(cell: &str, element: ElementType, encoding: CellEncoding) -> Result<OwnedValue, CellError> {
     let mismatch = || kind(cell, element.into());
-    let string = || serde_json::from_str::<String>(cell).map_err(|_| mismatch());
+    let string = || text_of(cell).ok_or_else(mismatch);
     let is_string = cell.starts_with('"');
     let plain = |value: Value<'static>| Ok(OwnedValue::Plain(value));
     match element {
@@ -117,7 +119,7 @@ fn scalar(cell: &str, element: ElementType, encoding: CellEncoding) -> Result<Ow
         }
         // Numbers, or one of the words that JSON has no number for.
         ElementType::Real | ElementType::Double => {
-            let text = if is_string { string()? } else { cell.to_owned() };
+            let text = if is_string { string()? } else { Cow::Borrowed(cell) };
             Ok(parse_text(element.into(), &text, Excess::Refused)?)
         }
         ElementType::Numeric { scale, .. } => match encoding {
@@ -131,14 +133,14 @@ fn scalar(cell: &str, element: ElementType, encoding: CellEncoding) -> Result<Ow
                 Ok(parse_text(element.into(), &text, Excess::Refused)?)
             }
             _ => {
-                let text = if is_string { string()? } else { cell.to_owned() };
+                let text = if is_string { string()? } else { Cow::Borrowed(cell) };
                 Ok(parse_text(element.into(), &text, Excess::Refused)?)
             }
         },
         ElementType::Text | ElementType::Varchar(_) | ElementType::Char(_) if is_string => {
             Ok(OwnedValue::Text(fit_text(element, &string()?, Excess::Refused)?))
         }
-        ElementType::Bytea if is_string => STANDARD.decode(string()?).map(OwnedValue::Bytea).map_err(|_| mismatch()),
+        ElementType::Bytea if is_string => STANDARD.decode(&*string()?).map(OwnedValue::Bytea).map_err(|_| mismatch()),
         ElementType::Uuid | ElementType::Jsonb | ElementType::TimestampTz(_) if is_string => {
             Ok(parse_text(element.into(), &string()?, Excess::Refused)?)
         }
@@ -174,6 +176,15 @@ fn scalar(cell: &str, element: ElementType, encoding: CellEncoding) -> Result<Ow
             plain(Value::Interval(Interval { micros, ..Interval::default() }))
         }
         _ => Err(mismatch()),
+    }
+}
+
+/// What a JSON string says; `None`: it is none.
+fn text_of(cell: &str) -> Option<Cow<'_, str>> {
+    match cell.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        // Nothing is escaped.
+        Some(text) if !text.contains('\\') => Some(Cow::Borrowed(text)),
+        _ => serde_json::from_str(cell).ok().map(Cow::Owned),
     }
 }
 

@@ -196,9 +196,12 @@ fn delete(write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<
     let key = if table.schema().primary_key.is_empty() {
         find_keyless(write, table, change, "delete")?
     } else {
-        let cells = change.key.as_ref().or(change.before.as_ref());
-        let cells = cells.ok_or_else(|| incomplete(table, "a delete without key and \"before\""))?;
-        let said = read_named_cells(table, cells, change.schema.as_deref())?;
+        let cells = match (&change.key, change.before) {
+            (Some(key), _) => Cow::Borrowed(key),
+            (None, Some(before)) => Cow::Owned(before.cells()?),
+            (None, None) => return Err(incomplete(table, "a delete without key and \"before\"")),
+        };
+        let said = read_named_cells(table, &cells, change.schema.as_deref())?;
         key_of(write, table, &said)?
     };
     let is_there = write.delete(table, key)?;
@@ -218,8 +221,8 @@ fn find_keyless(
     operation: &'static str,
 ) -> Result<bytes::Bytes, IngestCause> {
     let full = "a change of a row without key needs all of \"before\" (REPLICA IDENTITY FULL)";
-    let before = change.before.as_ref().ok_or_else(|| incomplete(table, full))?;
-    let said = read_named_cells(table, before, change.schema.as_deref())?;
+    let before = change.before.ok_or_else(|| incomplete(table, full))?.cells()?;
+    let said = read_named_cells(table, &before, change.schema.as_deref())?;
     let values: Option<Vec<_>> = said.into_iter().collect();
     let values = values.ok_or_else(|| incomplete(table, full))?;
     let missing = || IngestCause::MissingRow { operation, table: table.schema().name.clone() };

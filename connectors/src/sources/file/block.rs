@@ -60,9 +60,7 @@ fn byte_len(event: &Result<Event<'_>, DecodeError>) -> usize {
     let cells = |cells: &Option<Cells<'_>>| cells.as_ref().map_or(0, |cells| cells.capacity() * CELL_BYTES);
     let own = size_of_val(event) + size_of::<u64>();
     match event {
-        Ok(Event::Change(change)) => {
-            own + size_of::<Change<'_>>() + cells(&change.key) + cells(&change.before) + cells(&change.after)
-        }
+        Ok(Event::Change(change)) => own + size_of::<Change<'_>>() + cells(&change.key) + cells(&change.after),
         _ => own,
     }
 }
