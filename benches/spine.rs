@@ -179,7 +179,7 @@ fn delivery(directory: &Path) {
         let server = Server::bind(options).await.unwrap();
         let url = format!("http://{}", server.grpc_address());
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serving = tokio::spawn(server.run(Arc::clone(&database), async {
+        let serving = tokio::spawn(server.ready(Arc::clone(&database)).run(async {
             let _ = stopped.await;
         }));
         let mut first = 0;

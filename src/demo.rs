@@ -71,7 +71,7 @@ pub(crate) async fn run(recording: Recording, options: DemoOptions) -> Result<Ve
     let database = Arc::new(Database::open(directory.path())?);
     let engine = database.engine().clone();
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = server.run(Arc::clone(&database), async move {
+    let serving = server.ready(Arc::clone(&database)).run(async move {
         // Also when the demo is gone.
         let _ = stopped.await;
     });

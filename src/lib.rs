@@ -12,4 +12,4 @@ pub use highwater_log::value::OwnedValue;
 pub use highwater_log::{LogId, Lsn};
 pub use highwater_materializers::Progress;
 pub use highwater_query::{Done, Outcome, RowStream, Session, SqlError, sqlstate, types};
-pub use server::{Server, ServerError, ServerOptions};
+pub use server::{ReadyServer, Server, ServerError, ServerOptions};

@@ -26,8 +26,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server as GrpcServer;
+use tonic::transport::server::TcpIncoming;
 
 use crate::Database;
 use changefeed::ChangefeedService;
@@ -145,15 +145,32 @@ impl Server {
         self.addresses.http
     }
 
-    /// Serves the database until `stop` is done: then takes no more calls, ends subscriptions, and gives other calls some time.
+    /// Takes the database that is to be served. From now on it is ready, and calls that come wait until it runs.
+    #[must_use]
+    pub fn ready(self, database: Arc<Database>) -> ReadyServer {
+        database.note_owner(&format!("process {}, grpc http://{}", std::process::id(), self.addresses.grpc));
+        let sessions = Arc::new(Sessions::new(&self.options, Env::system().entropy));
+        self.health.serve(Arc::clone(&database), Arc::clone(&sessions));
+        ReadyServer { server: self, database, sessions }
+    }
+}
+
+/// A server that has what it serves.
+pub struct ReadyServer {
+    server: Server,
+    database: Arc<Database>,
+    sessions: Arc<Sessions>,
+}
+
+impl ReadyServer {
+    /// Serves until `stop` is done: then takes no more calls, ends subscriptions, and gives other calls some time.
     ///
     /// # Errors
     /// [`ServerError`]; with [`ServerError::Poisoned`], nothing more can be done with the database than to open it again.
-    pub async fn run(mut self, database: Arc<Database>, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-        database.note_owner(&format!("process {}, grpc http://{}", std::process::id(), self.addresses.grpc));
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let Self { server, database, sessions } = self;
+        let Server { options, grpc, health, mut http, .. } = server;
         let (stopping, stopped) = watch::channel(false);
-        let sessions = Arc::new(Sessions::new(&self.options, Env::system().entropy));
-        self.health.serve(Arc::clone(&database), Arc::clone(&sessions));
         let (reporter, health_service) = tonic_health::server::health_reporter();
         reporter.set_serving::<SqlServer<SqlService>>().await;
         reporter.set_serving::<ChangefeedServer<ChangefeedService>>().await;
@@ -165,13 +182,12 @@ impl Server {
         let sql = SqlServer::new(sql)
             .max_decoding_message_size(STATEMENT_BYTES_MAX + MESSAGE_OVERHEAD_BYTES)
             .max_encoding_message_size(usize::MAX);
-        let feeds = ChangefeedService::new(Arc::clone(&database), Arc::clone(&self.health), stopped.clone());
+        let feeds = ChangefeedService::new(Arc::clone(&database), Arc::clone(&health), stopped.clone());
         let feeds = ChangefeedServer::new(feeds).max_encoding_message_size(usize::MAX);
         let ingest = IngestService::new(Arc::clone(&database), threads.handle().clone(), stopped.clone());
         let ingest = IngestServer::new(ingest).max_decoding_message_size(STATEMENT_BYTES_MAX + MESSAGE_OVERHEAD_BYTES);
-        let operations = OperationsServer::new(OperationsService::new(Arc::clone(&self.health)));
+        let operations = OperationsServer::new(OperationsService::new(Arc::clone(&health)));
         let router = GrpcServer::builder()
-            .tcp_nodelay(true)
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
@@ -185,7 +201,9 @@ impl Server {
             // Also when the sender is gone.
             let _ = ended.wait_for(|is_stopping| *is_stopping).await;
         };
-        let serving = router.serve_with_incoming_shutdown(TcpListenerStream::new(self.grpc), shutdown);
+        // A change goes out when it is there: small messages don't wait for the acknowledgement of those before.
+        let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+        let serving = router.serve_with_incoming_shutdown(incoming, shutdown);
         tokio::pin!(serving);
         tokio::pin!(stop);
         let cause = loop {
@@ -203,14 +221,14 @@ impl Server {
                 }
             }
         };
-        self.health.enter(Phase::Stopping);
+        health.enter(Phase::Stopping);
         stopping.send_replace(true);
         // Whoever has not ended by then is cut off.
-        let _ = tokio::time::timeout(self.options.grace, &mut serving).await;
+        let _ = tokio::time::timeout(options.grace, &mut serving).await;
         sessions.close_all();
         threads.shutdown_background();
-        self.health.forget_database();
-        self.http.shutdown().await;
+        health.forget_database();
+        http.shutdown().await;
         match cause {
             None => Ok(()),
             Some(cause) => Err(ServerError::Poisoned { cause }),

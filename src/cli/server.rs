@@ -60,13 +60,14 @@ impl ServerCommand {
         let data = self.data.clone();
         let opened = tokio::task::spawn_blocking(move || open_database(&data)).await;
         let database = Arc::new(opened.map_err(|error| CliError::Runtime(io::Error::other(error)))??);
+        let server = server.ready(Arc::clone(&database));
         eprintln!(
             "highwater {} serves {} at lsn {}: grpc http://{grpc}, http http://{http}",
             env!("CARGO_PKG_VERSION"),
             self.data.display(),
             database.visible()
         );
-        let outcome = server.run(Arc::clone(&database), stop).await;
+        let outcome = server.run(stop).await;
         match Arc::into_inner(database) {
             Some(database) if outcome.is_ok() => tokio::task::spawn_blocking(|| database.close())
                 .await

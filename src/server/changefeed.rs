@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, Stream, StreamExt};
+use futures::Stream;
 use highwater_changefeed::format::PlainLines;
 use highwater_changefeed::{Batch, BatchKind, Cursor, Feed, FeedOptions, FeedStart};
 use highwater_log::{LogId, Lsn};
@@ -13,8 +13,7 @@ use highwater_proto::v1::subscribe_request::Request as Wanted;
 use highwater_proto::v1::subscribe_start::From;
 use highwater_proto::v1::{Cursor as WireCursor, EventKind, SubscribeRequest, SubscribeResponse, SubscribeStart};
 use highwater_query::{SqlError, sqlstate};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::error::{failed, status};
@@ -36,47 +35,47 @@ impl ChangefeedService {
 /// One subscription.
 struct Subscription {
     feed: Feed,
+    lines: PlainLines,
     /// Bytes that may still be sent; `None`: the transport alone bounds it. Below zero when a batch was larger.
     credit: Option<i64>,
     requests: Streaming<SubscribeRequest>,
+    is_half_closed: bool,
     stopping: watch::Receiver<bool>,
     _counted: Subscribed,
 }
 
 impl Subscription {
-    /// Sends batch after batch, until something ends it.
-    async fn run(self, answers: mpsc::Sender<SubscribeResponse>) -> Result<(), Status> {
-        let Self { mut feed, mut credit, mut requests, mut stopping, _counted } = self;
-        let mut lines = PlainLines::default();
-        let mut is_half_closed = false;
+    /// The next batch, when there is one and credit for it; `None` when no more credit can come.
+    async fn next(&mut self) -> Result<Option<SubscribeResponse>, Status> {
         loop {
-            let has_credit = credit.is_none_or(|credit| credit > 0);
-            if !has_credit && is_half_closed {
-                return Ok(());
+            let has_credit = self.credit.is_none_or(|credit| credit > 0);
+            if !has_credit && self.is_half_closed {
+                return Ok(None);
             }
-            let room = credit.map_or(BATCH_BYTES_TARGET, |credit| usize::try_from(credit).unwrap_or(0));
+            let room = self.credit.map_or(BATCH_BYTES_TARGET, |credit| usize::try_from(credit).unwrap_or(0));
             tokio::select! {
                 biased;
-                () = stopped(&mut stopping) => {
+                () = stopped(&mut self.stopping) => {
                     return Err(failed(sqlstate::CANNOT_CONNECT_NOW, "the server is stopping"));
                 }
-                request = requests.message(), if !is_half_closed => match request?.map(|message| message.request) {
-                    // The client has said all that it will.
-                    None => is_half_closed = true,
-                    Some(Some(Wanted::CreditBytes(bytes))) => match &mut credit {
-                        Some(credit) => *credit = credit.saturating_add_unsigned(bytes),
-                        None => return Err(invalid("there is credit only where the start gives some")),
-                    },
-                    Some(_) => return Err(invalid("after the first message there is only credit")),
-                },
-                batch = feed.next(&mut lines, room.min(BATCH_BYTES_TARGET)), if has_credit => {
+                request = self.requests.message(), if !self.is_half_closed => {
+                    match request?.map(|message| message.request) {
+                        // The client has said all that it will.
+                        None => self.is_half_closed = true,
+                        Some(Some(Wanted::CreditBytes(bytes))) => match &mut self.credit {
+                            Some(credit) => *credit = credit.saturating_add_unsigned(bytes),
+                            None => return Err(invalid("there is credit only where the start gives some")),
+                        },
+                        Some(_) => return Err(invalid("after the first message there is only credit")),
+                    }
+                }
+                batch = self.feed.next(&mut self.lines, room.min(BATCH_BYTES_TARGET)), if has_credit => {
                     let batch = batch.map_err(|error| status(&SqlError::from(error)))?;
-                    let text = lines.take();
-                    if let Some(credit) = &mut credit {
+                    let text = self.lines.take();
+                    if let Some(credit) = &mut self.credit {
                         *credit = credit.saturating_sub_unsigned(text.len() as u64);
                     }
-                    // Nobody to answer: the call's end drops this future.
-                    let _ = answers.send(response(batch, text)).await;
+                    return Ok(Some(response(batch, text)));
                 }
             }
         }
@@ -118,16 +117,18 @@ impl Changefeed for ChangefeedService {
         let feed = self.database.subscribe(&tables, beginning(&start)?, options);
         let subscription = Subscription {
             feed: feed.map_err(|error| status(&SqlError::from(error)))?,
+            lines: PlainLines::default(),
             credit: start.credit_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
             requests,
+            is_half_closed: false,
             stopping: self.stopping.clone(),
             _counted: self.health.subscription(),
         };
-        let (sender, receiver) = mpsc::channel(1);
         // The work goes on while answers are asked for, and ends when they are dropped.
-        let ended = subscription.run(sender).into_stream();
-        let ended = ended.filter_map(|outcome| futures::future::ready(outcome.err().map(Err)));
-        Ok(Response::new(Box::pin(futures::stream::select(ReceiverStream::new(receiver).map(Ok), ended))))
+        let answers = futures::stream::try_unfold(subscription, |mut subscription| async {
+            Ok(subscription.next().await?.map(|answer| (answer, subscription)))
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
