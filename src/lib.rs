@@ -11,5 +11,5 @@ pub use highwater_changefeed::{Batch, BatchKind, Cursor, Feed, FeedError, FeedOp
 pub use highwater_log::value::OwnedValue;
 pub use highwater_log::{LogId, Lsn};
 pub use highwater_materializers::Progress;
-pub use highwater_query::{Done, Outcome, RowStream, Session, SqlError, sqlstate, types};
+pub use highwater_query::{Done, Interrupt, Outcome, RowStream, Session, SqlError, sqlstate, types};
 pub use server::{ReadyServer, Server, ServerError, ServerOptions};

@@ -175,6 +175,13 @@ impl Engine {
         }
     }
 
+    /// Waits for what a transaction that read at `at` lost a race to, at most for a moment: it may be accepted and not visible yet, and
+    /// until it is, nothing is different.
+    pub(crate) async fn wait_for_winner(&self, at: Lsn) {
+        // Without it in sight, trying again tells.
+        let _ = self.wait_visible(at.next(), RACE_WAIT_MAX).await;
+    }
+
     /// A planner that sees this catalog, and for which it is `now_micros`.
     pub(crate) fn planner(&self, catalog: StatementCatalog, namespace: &str, now_micros: u64) -> SessionState {
         let mut config = self.shared.state.config().clone();
@@ -218,3 +225,5 @@ fn planner_state(options: &EngineOptions) -> Result<SessionState, SqlError> {
     registry.register_udaf(Arc::new(single_function()))?;
     Ok(state)
 }
+
+const RACE_WAIT_MAX: Duration = Duration::from_millis(50);

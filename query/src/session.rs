@@ -19,6 +19,7 @@ use crate::ddl;
 use crate::dml;
 use crate::engine::Engine;
 use crate::error::SqlError;
+use crate::interrupt::Interrupt;
 use crate::parser::{Parsed, parse};
 use crate::rewrite::SessionFacts;
 use crate::sqlstate;
@@ -38,6 +39,7 @@ pub struct Session {
     number: Option<ProducerSequence>,
     /// A buffered commit whose LSN is not known yet.
     unsynced: Option<oneshot::Receiver<Result<Receipt, CommitError>>>,
+    interrupt: Interrupt,
 }
 
 /// What a statement answers.
@@ -77,6 +79,7 @@ impl Session {
             last_write: None,
             number: None,
             unsynced: None,
+            interrupt: Interrupt::default(),
         }
     }
 
@@ -119,6 +122,11 @@ impl Session {
     /// already, that is what the commit answers, and nothing is written. Forgotten with the transaction's end.
     pub const fn number_commit(&mut self, number: ProducerSequence) {
         self.number = Some(number);
+    }
+
+    /// Has what is run from now on end when this is raised, or was raised before: with `57014`, as soon as it is noticed.
+    pub fn interrupted_by(&mut self, interrupt: Interrupt) {
+        self.interrupt = interrupt;
     }
 
     /// Runs one statement. Dropping the future leaves the outcome of a write open; a transaction that it was in has failed then.
@@ -276,6 +284,7 @@ impl Session {
             let context = StatementContext {
                 engine: &self.engine,
                 facts: facts(&self.engine, &self.settings, self.last_write, transaction.at()),
+                interrupt: self.interrupt.clone(),
             };
             let before = transaction.savepoint();
             let outcome = apply(&context, transaction, statement).await;
@@ -306,8 +315,7 @@ impl Session {
                         && (error.is_retryable() || error.sqlstate == sqlstate::UNIQUE_VIOLATION) =>
                 {
                     attempt += 1;
-                    // What it lost to may be accepted and not visible yet: until it is, nothing is different.
-                    let _ = self.engine.wait_visible(at.next(), RACE_WAIT_MAX).await;
+                    self.engine.wait_for_winner(at).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -378,7 +386,7 @@ impl Session {
 
     fn context(&self, read: Lsn) -> StatementContext<'_> {
         let facts = facts(&self.engine, &self.settings, self.last_write, read);
-        StatementContext { engine: &self.engine, facts }
+        StatementContext { engine: &self.engine, facts, interrupt: self.interrupt.clone() }
     }
 }
 
@@ -446,7 +454,5 @@ fn text_columns<'a, const N: usize>(
 
 /// A statement outside a transaction that loses a race is run again so often.
 const ATTEMPTS_MAX: usize = 10;
-/// How long a statement that lost a race waits for what it lost to.
-const RACE_WAIT_MAX: Duration = Duration::from_millis(50);
 /// How long a read waits for an LSN unless the session says otherwise.
 const MIN_LSN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -17,6 +18,7 @@ use highwater_log::Lsn;
 use crate::catalog::QualifiedName;
 use crate::engine::Engine;
 use crate::error::SqlError;
+use crate::interrupt::{Interrupt, interruptible};
 use crate::names::{ResultNames, folded};
 use crate::providers::StatementCatalog;
 use crate::rewrite::{SessionFacts, rewrite};
@@ -78,12 +80,9 @@ impl RowStream {
 impl Stream for RowStream {
     type Item = Result<RecordBatch, SqlError>;
 
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
+    fn poll_next(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.batches.as_mut().poll_next(context);
-        if matches!(polled, std::task::Poll::Ready(Some(Err(_)))) {
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
             self.has_failed.store(true, Ordering::Release);
         }
         polled
@@ -100,6 +99,7 @@ impl std::fmt::Debug for RowStream {
 pub(crate) struct StatementContext<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) facts: SessionFacts,
+    pub(crate) interrupt: Interrupt,
 }
 
 impl StatementContext<'_> {
@@ -128,7 +128,7 @@ impl StatementContext<'_> {
         let names = ResultNames::note(&mut query);
         let planned = self.plan(transaction, query, target)?;
         let stream = execute_stream(planned.physical, planned.state.task_ctx())?;
-        named_stream(stream, &names, transaction.at())
+        self.named(stream, &names, transaction.at())
     }
 
     /// Runs a query that we wrote ourselves, and gathers its rows.
@@ -141,7 +141,7 @@ impl StatementContext<'_> {
         let query = parse_own_query(sql)?;
         let planned = self.plan(transaction, query, target)?;
         let stream = execute_stream(planned.physical, planned.state.task_ctx())?;
-        let mut rows = named_stream(stream, &ResultNames::default(), transaction.at())?;
+        let mut rows = self.named(stream, &ResultNames::default(), transaction.at())?;
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while let Some(batch) = rows.try_next().await? {
             bytes += batch.get_array_memory_size();
@@ -149,6 +149,27 @@ impl StatementContext<'_> {
             batches.push(batch);
         }
         Ok(batches)
+    }
+
+    /// The rows of a plan under the names that the query gives them, until the interrupt is raised.
+    fn named(
+        &self,
+        mut stream: SendableRecordBatchStream,
+        names: &ResultNames,
+        lsn: Lsn,
+    ) -> Result<RowStream, SqlError> {
+        let planned = stream.schema();
+        let canonical = types::canonical_schema(&planned)?;
+        let named = names.of(&planned).into_iter().zip(canonical.fields());
+        let fields: Vec<Field> = named.map(|(name, field)| Field::clone(field).with_name(name)).collect();
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let (batch_schema, interrupt) = (Arc::clone(&schema), self.interrupt.clone());
+        let batches = futures::stream::poll_fn(move |context| match interrupt.check() {
+            Ok(()) => stream.as_mut().poll_next(context),
+            Err(canceled) => Poll::Ready(Some(Err(canceled))),
+        });
+        let batches = batches.map(move |batch| types::canonical_batch(&batch?, &batch_schema));
+        Ok(RowStream::new(schema, lsn, batches))
     }
 
     /// What a statement gathers is to be committed: beyond what a transaction may be, it is refused before it is all there.
@@ -177,7 +198,7 @@ impl StatementContext<'_> {
                 }
                 let logical = planner.optimize(&logical)?;
                 let physical = planner.query_planner().create_physical_plan(&logical, &planner).await?;
-                Ok((logical, physical))
+                Ok((logical, interruptible(physical, &self.interrupt)?))
             };
             let (logical, physical) =
                 // However much the task has done before: planning does not yield.
@@ -213,17 +234,6 @@ pub(crate) fn parse_own_query(sql: &str) -> Result<Query, SqlError> {
         Some(Statement::Query(query)) => Ok(*query),
         _ => Err(SqlError::internal(format!("not a query: {sql}"))),
     }
-}
-
-fn named_stream(stream: SendableRecordBatchStream, names: &ResultNames, lsn: Lsn) -> Result<RowStream, SqlError> {
-    let planned = stream.schema();
-    let canonical = types::canonical_schema(&planned)?;
-    let named = names.of(&planned).into_iter().zip(canonical.fields());
-    let fields: Vec<Field> = named.map(|(name, field)| Field::clone(field).with_name(name)).collect();
-    let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let batch_schema = Arc::clone(&schema);
-    let batches = stream.map(move |batch| types::canonical_batch(&batch?, &batch_schema));
-    Ok(RowStream::new(schema, lsn, batches))
 }
 
 /// An identifier, quoted.

@@ -20,6 +20,7 @@ use crate::ddl::{self, ColumnDefinition, TableDefinition};
 use crate::dml::{default_value, encode_row, encode_values};
 use crate::engine::Engine;
 use crate::error::SqlError;
+use crate::interrupt::Interrupt;
 use crate::rewrite::SessionFacts;
 use crate::statement::StatementContext;
 use crate::transaction::{RowChange, Transaction};
@@ -80,7 +81,7 @@ impl Write {
     /// As ALTER TABLE … ADD COLUMN.
     pub async fn add_column(&mut self, table: &Arc<Table>, column: &ColumnDefinition) -> Result<Arc<Table>, SqlError> {
         self.apply_inserts()?;
-        let context = StatementContext { engine: &self.engine, facts: facts(&self.engine) };
+        let context = context(&self.engine);
         ddl::append_column(&context, &mut self.transaction, table, column).await
     }
 
@@ -89,7 +90,7 @@ impl Write {
     /// # Errors
     /// Those of the expression.
     pub async fn default_value(&self, table: &Table, place: usize) -> Result<Option<OwnedValue>, SqlError> {
-        let context = StatementContext { engine: &self.engine, facts: facts(&self.engine) };
+        let context = context(&self.engine);
         default_value(&context, &self.transaction, table, place).await
     }
 
@@ -200,7 +201,9 @@ impl Write {
     }
 }
 
-fn facts(engine: &Engine) -> SessionFacts {
+/// What expressions are evaluated with that belong to no session.
+fn context(engine: &Engine) -> StatementContext<'_> {
     let visible = engine.visible();
-    SessionFacts { visible, read: visible, last_write: None, namespace: Catalog::PUBLIC.to_owned() }
+    let facts = SessionFacts { visible, read: visible, last_write: None, namespace: Catalog::PUBLIC.to_owned() };
+    StatementContext { engine, facts, interrupt: Interrupt::default() }
 }

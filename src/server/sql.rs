@@ -13,7 +13,7 @@ use highwater_proto::v1::{
     ExecuteRequest, ExecuteResponse, Format, OpenSessionRequest, OpenSessionResponse, RollbackRequest,
     RollbackResponse, WriteNumber,
 };
-use highwater_query::{Outcome, Parsed, RowStream, Session, SqlError, sqlstate};
+use highwater_query::{Interrupt, Outcome, Parsed, RowStream, Session, SqlError, sqlstate};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -69,7 +69,7 @@ impl SqlService {
     }
 
     /// Runs a call's statements, giving its answers one after another.
-    async fn run(self, request: ExecuteRequest, answers: Answers) -> Result<(), SqlError> {
+    async fn run(self, request: ExecuteRequest, interrupt: Interrupt, answers: Answers) -> Result<(), SqlError> {
         self.check_stopping()?;
         let format = Format::try_from(request.format).map_err(|_| invalid("the format is none that there is"))?;
         let mut borrowed = match request.session.as_str() {
@@ -77,6 +77,7 @@ impl SqlService {
             id => Borrowed::Held(self.sessions.hold(id).await?),
         };
         let session = borrowed.session();
+        session.interrupted_by(interrupt);
         set_min_lsn(session, request.min_lsn)?;
         let statements = session.parse(&request.sql)?;
         let Some(number) = request.number else {
@@ -166,14 +167,18 @@ async fn send_rows(mut rows: RowStream, format: Format, answers: &Answers) -> Re
 
 /// The answers of a call, and its error at their end. The work waits until the answer before is read, and ends when the answers are
 /// dropped.
-fn answers<F>(threads: Handle, work: impl FnOnce(Answers) -> F) -> impl Stream<Item = Result<ExecuteResponse, Status>>
+fn answers<F>(
+    threads: Handle,
+    work: impl FnOnce(Interrupt, Answers) -> F,
+) -> impl Stream<Item = Result<ExecuteResponse, Status>>
 where
     F: Future<Output = Result<(), SqlError>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(1);
-    let mut work = Ending(threads.spawn(work(sender)));
+    let interrupt = Interrupt::default();
+    let mut work = Ending { task: threads.spawn(work(interrupt.clone(), sender)), interrupt };
     let ended = async move {
-        match (&mut work.0).await {
+        match (&mut work.task).await {
             Ok(outcome) => outcome.err().map(|error| Err(status(&error))),
             Err(error) => Some(Err(failed(sqlstate::INTERNAL_ERROR, format!("the statement was given up: {error}")))),
         }
@@ -184,11 +189,16 @@ where
 }
 
 /// Work that ends with whoever asked for it.
-struct Ending(JoinHandle<Result<(), SqlError>>);
+struct Ending {
+    task: JoinHandle<Result<(), SqlError>>,
+    interrupt: Interrupt,
+}
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.abort();
+        // A task ends where it gives way, a query that computes where it looks.
+        self.interrupt.raise();
+        self.task.abort();
     }
 }
 
@@ -198,7 +208,9 @@ impl Sql for SqlService {
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<Self::ExecuteStream>, Status> {
         let (service, request) = (self.clone(), request.into_inner());
-        Ok(Response::new(Box::pin(answers(self.threads.clone(), |sender| service.run(request, sender)))))
+        Ok(Response::new(Box::pin(answers(self.threads.clone(), |interrupt, sender| {
+            service.run(request, interrupt, sender)
+        }))))
     }
 
     async fn open_session(

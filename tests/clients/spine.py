@@ -8,6 +8,7 @@ STUBS is the folder of the generated modules. Exits with 0 when the server did e
 import json
 import sys
 import threading
+import time
 import uuid
 
 import grpc
@@ -149,6 +150,14 @@ def streams():
     next(iter(call))
     call.cancel()
     assert rows("SELECT 1", session=opened.session) == [(1,)]
+    # Also behind one that would compute for days and give no row.
+    for condition in ["a.id + b.id + c.id + d.id + e.id = -1", "a.id = b.id AND a.id + b.id + c.id + d.id + e.id = -1"]:
+        query = f"SELECT count(*) FROM big a, big b, big c, big d, big e WHERE {condition}"
+        call = sql.Execute(pb.ExecuteRequest(sql=query, session=opened.session))
+        next(iter(call))
+        time.sleep(0.2)
+        call.cancel()
+        assert rows("SELECT 1", session=opened.session) == [(1,)]
 
 
 class Requests:
