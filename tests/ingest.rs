@@ -400,6 +400,35 @@ fn through_a_server_the_log_is_that_of_one_run() {
 }
 
 #[test]
+fn changes_of_other_tables_meanwhile_do_not_end_an_ingest() {
+    let world = World::new();
+    let server = Server::start(&world.path("served"));
+    let sql = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+        command.args(["sql", "--url", &server.url()]).args(arguments).stdout(Stdio::null());
+        command
+    };
+    assert!(sql(&["CREATE TABLE other (a integer)"]).status().unwrap().success());
+    let changes = "ALTER TABLE other ADD COLUMN b integer; ALTER TABLE other DROP COLUMN b; TRUNCATE other;\n";
+    let script = world.path("changes.sql");
+    std::fs::write(&script, changes.repeat(10_000)).unwrap();
+    let mut others = sql(&["--file", script.to_str().unwrap()]).spawn().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_highwater"))
+        .args(["ingest", "--format", "debezium", "--url", &server.url(), "--tables"])
+        .args([world.path("schema.sql"), recorded("events.jsonl.zst")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    others.kill().unwrap();
+    others.wait().unwrap();
+    let lsn = sql(&["--output", "csv", "SELECT hw_lsn()"]).stdout(Stdio::piped()).output().unwrap();
+    let lsn: u64 = String::from_utf8(lsn.stdout).unwrap().lines().nth(1).unwrap().parse().unwrap();
+    assert!(lsn > 8_035 + 100, "{lsn}: the other table was changed meanwhile");
+    assert_eq!(server.terminate().code(), Some(0));
+    assert_tables(&world, "served", "expected.tar.zst");
+}
+
+#[test]
 fn what_cannot_be_taken_is_named_by_its_line_and_changes_nothing() {
     let world = World::new();
     let all = lines("events-with-schemas.jsonl.zst");

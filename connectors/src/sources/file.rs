@@ -27,7 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use highwater_log::Lsn;
 use highwater_log::commit::{ProducerId, ProducerSequence};
-use highwater_query::{Engine, Hold, SchemaDump, WritePipeline};
+use highwater_query::{Engine, Hold, SchemaDump, SqlError, WritePipeline, sqlstate};
 
 use crate::decode::debezium::{Change, End, Event, Operation};
 use apply::{Applied, Tables};
@@ -372,6 +372,7 @@ impl FileIngest {
             // As a change of the catalog, it is made on what is visible.
             self.pipeline.drain().map_err(here)?;
         }
+        let mut races = 0;
         'again: loop {
             let mut write = Box::new(self.pipeline.begin().map_err(here)?);
             for line in &lines {
@@ -383,8 +384,16 @@ impl FileIngest {
                     self.pipeline.drain().map_err(here)?;
                     let mut schema = self.pipeline.begin().map_err(here)?;
                     self.tables.apply_schema(&mut schema, change).await.map_err(at)?;
-                    let ordered = self.pipeline.commit(schema, None).map_err(|error| at(error.into()))?;
-                    self.note_commit(ordered.map(|ordered| ordered.lsn));
+                    let read = schema.read_lsn();
+                    match self.pipeline.commit(schema, None) {
+                        Ok(ordered) => self.note_commit(ordered.map(|ordered| ordered.lsn)),
+                        // Somebody else changed the catalog meanwhile.
+                        Err(error) if is_lost_race(&error) && races < RACES_MAX => {
+                            races += 1;
+                            self.pipeline.wait_for_winner(read).await;
+                        }
+                        Err(error) => return Err(at(error.into())),
+                    }
                     continue 'again;
                 }
             }
@@ -396,20 +405,33 @@ impl FileIngest {
 
     /// Commits what the unit gathered, with its position.
     async fn commit_unit(&mut self, position: Position, series: &str, sequence: u64) -> Result<(), Located> {
-        if self.unit.write.is_none() {
-            // Its lines waited for its end, or it has none.
-            self.apply_all().await?;
-        }
-        let unit = std::mem::take(&mut self.unit);
-        let (Some(mut write), Some(source)) = (unit.write, &self.source) else {
-            // A transaction without any event, before the first one that names the source.
-            return Ok(());
+        let mut races = 0;
+        let (ordered, known) = loop {
+            if self.unit.write.is_none() {
+                // Its lines waited for its end, or it has none, or it lost a race.
+                self.apply_all().await?;
+            }
+            let (Some(mut write), Some(source)) = (self.unit.write.take(), &self.source) else {
+                // A transaction without any event, before the first one that names the source.
+                self.unit = Unit::default();
+                return Ok(());
+            };
+            write.put_position(source.of(), position.encode());
+            let producer = ProducerSequence { producer: source.producer(series), sequence };
+            // Somebody else's commit of this position lies behind all that this ingest has seen or made.
+            let read = write.read_lsn();
+            let known = read.max(self.summary.last.unwrap_or_default());
+            match self.pipeline.commit(*write, Some(producer)) {
+                Ok(ordered) => break (ordered, known),
+                // Somebody else changed what it was computed from: it is computed anew.
+                Err(error) if is_lost_race(&error) && races < RACES_MAX => {
+                    races += 1;
+                    self.pipeline.wait_for_winner(read).await;
+                }
+                Err(error) => return Err(here(error)),
+            }
         };
-        write.put_position(source.of(), position.encode());
-        let producer = ProducerSequence { producer: source.producer(series), sequence };
-        // Somebody else's commit of this position lies behind all that this ingest has seen or made.
-        let known = write.read_lsn().max(self.summary.last.unwrap_or_default());
-        let ordered = self.pipeline.commit(*write, Some(producer)).map_err(here)?;
+        let unit = std::mem::take(&mut self.unit);
         let lsn = ordered.map(|ordered| ordered.lsn);
         if ordered.is_some_and(|ordered| ordered.is_duplicate && ordered.lsn <= known) {
             // A commit of before is the answer, though the position that is stored does not reach it.
@@ -436,6 +458,13 @@ impl FileIngest {
 
 /// So long an ingest waits for another one of the same source to end.
 const HOLD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What loses a race is done anew so often.
+const RACES_MAX: u32 = 100;
+
+fn is_lost_race(error: &SqlError) -> bool {
+    error.sqlstate == sqlstate::SERIALIZATION_FAILURE
+}
 
 /// A cause, and its line where that is not the last one.
 type Located = (Option<u64>, IngestCause);

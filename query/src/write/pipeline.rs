@@ -13,6 +13,7 @@ use super::{Hold, Write};
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::rows::Ahead;
+use crate::sqlstate;
 
 /// A writer's commits, in order, several of them under way at a time.
 ///
@@ -62,19 +63,10 @@ impl WritePipeline {
     /// # Errors
     /// Of a commit under way that failed; `XX000` when the rows cannot be read.
     pub fn begin(&mut self) -> Result<Write, SqlError> {
-        while let Some(first) = self.in_flight.front_mut()
-            && let Some(outcome) = first.try_outcome()
-        {
-            self.in_flight.pop_front();
-            self.note(outcome.map(|_| ()))?;
-        }
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        if self.in_flight.is_empty() {
-            // Nothing before it that is not visible: it needs no chain, and an earlier break is over.
-            self.chain = None;
-        }
+        self.note_ended()?;
         let visible = self.engine.visible();
         match Arc::get_mut(&mut self.ahead) {
             Some(ahead) => ahead.forget_to(visible),
@@ -90,10 +82,13 @@ impl WritePipeline {
     /// waited for.
     ///
     /// # Errors
-    /// [`SqlError`]; nothing after the transaction is ordered then.
+    /// [`SqlError`]; nothing after the transaction is ordered then. But for `40001`: what it was computed from has changed, everything
+    /// before it stands, and it may be computed anew.
     pub fn commit(&mut self, write: Write, producer: Option<ProducerSequence>) -> Result<Option<Ordered>, SqlError> {
         let ordered = self.order(write, producer);
-        if let Err(error) = &ordered {
+        if let Err(error) = &ordered
+            && error.sqlstate != sqlstate::SERIALIZATION_FAILURE
+        {
             self.failure.get_or_insert_with(|| error.clone());
         }
         ordered
@@ -111,12 +106,13 @@ impl WritePipeline {
         if self.in_flight.len() >= IN_FLIGHT_MAX {
             self.wait_for_first()?;
         }
+        self.note_ended()?;
         let accepted = match self.engine.sequencer().submit_behind(set, self.chain) {
             Ok(accepted) => accepted,
             Err(error) => {
                 // What is under way may tell the cause.
                 self.drain()?;
-                return Err(self.fail(error));
+                return Err(error.into());
             }
         };
         let ordered = Ordered { lsn: accepted.lsn, is_duplicate: accepted.is_duplicate };
@@ -133,6 +129,26 @@ impl WritePipeline {
             self.drain()?;
         }
         Ok(Some(ordered))
+    }
+
+    /// Waits, at most for a moment, for what a transaction that read at `at` lost a race to (`40001`).
+    pub async fn wait_for_winner(&self, at: Lsn) {
+        self.engine.wait_for_winner(at).await;
+    }
+
+    /// Takes note of commits that are not under way any more.
+    fn note_ended(&mut self) -> Result<(), SqlError> {
+        while let Some(first) = self.in_flight.front_mut()
+            && let Some(outcome) = first.try_outcome()
+        {
+            self.in_flight.pop_front();
+            self.note(outcome.map(|_| ()))?;
+        }
+        if self.in_flight.is_empty() {
+            // Everything of before is visible: what comes needs no chain, and is not broken with one.
+            self.chain = None;
+        }
+        Ok(())
     }
 
     /// Waits until everything is durable and visible.
