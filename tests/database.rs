@@ -6,8 +6,9 @@
 mod session;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use highwater::{Database, Outcome, SqlError, sqlstate};
+use highwater::{Database, Interrupt, Outcome, SqlError, sqlstate};
 use session::cell;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -141,6 +142,14 @@ fn statements_that_mean_harm_are_refused() {
         assert_eq!(sqlstate_of(session.execute(&united).await), sqlstate::STATEMENT_TOO_COMPLEX);
         let long = format!("SELECT '{}'", "x".repeat(65 * 1024 * 1024));
         assert_eq!(sqlstate_of(session.execute(&long).await), sqlstate::STATEMENT_TOO_COMPLEX);
+        let exists = |depth: usize| {
+            format!("SELECT 1 WHERE {}true{}", "EXISTS (SELECT 1 WHERE ".repeat(depth), ")".repeat(depth))
+        };
+        assert_eq!(sqlstate_of(session.execute(&exists(17)).await), sqlstate::STATEMENT_TOO_COMPLEX);
+        assert_eq!(cell(&mut session, &exists(8)).await.unwrap(), "1");
+        let derived =
+            format!("SELECT n FROM {}(SELECT 1 AS n) AS s{}", "(SELECT n FROM ".repeat(30), ") AS s".repeat(30));
+        assert_eq!(cell(&mut session, &derived).await.unwrap(), "1", "tables in tables are no such subqueries");
         // What is just allowed is answered, on a thread of ordinary size.
         let chained = format!("SELECT 1{}", " + 1".repeat(450));
         assert_eq!(cell(&mut session, &chained).await.unwrap(), "451");
@@ -216,5 +225,40 @@ fn damage_that_shows_in_a_read_is_mended_by_itself() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         database.close().unwrap();
+    });
+}
+
+#[test]
+fn a_query_that_computes_for_days_ends_when_it_is_interrupted() {
+    runtime().block_on(async {
+        let database = Arc::new(Database::in_memory().unwrap());
+        database.sql("CREATE TABLE t (id integer PRIMARY KEY)").await.unwrap();
+        database.sql("INSERT INTO t SELECT value FROM generate_series(1, 2000) AS s (value)").await.unwrap();
+        let tables = "t a, t b, t c, t d, t e";
+        for statement in [
+            format!("SELECT count(*) FROM {tables} WHERE a.id + b.id + c.id + d.id + e.id = -1"),
+            format!("SELECT count(*) FROM {tables} WHERE a.id = b.id AND b.id < c.id AND c.id + d.id + e.id = -1"),
+            format!("SELECT sum(a.id + e.id) FROM {tables}"),
+            "SELECT count(*) FROM t a JOIN t b ON a.id / 4000 = b.id / 4000 AND a.id + b.id = -1, t c, t d, t e"
+                .to_owned(),
+            format!("DELETE FROM t WHERE id = (SELECT count(*) FROM {tables} WHERE a.id + b.id + c.id + d.id < -e.id)"),
+            "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i FROM n) SELECT count(*) FROM n".to_owned(),
+        ] {
+            let interrupt = Interrupt::default();
+            let mut session = database.session();
+            session.interrupted_by(interrupt.clone());
+            let raised = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                interrupt.raise();
+            });
+            let outcome = match session.execute(&statement).await {
+                Ok(Outcome::Rows(rows)) => rows.collect().await.map(drop),
+                Ok(Outcome::Done(done)) => panic!("{done:?}"),
+                Err(error) => Err(error),
+            };
+            assert_eq!(outcome.unwrap_err().sqlstate, sqlstate::QUERY_CANCELED, "{statement}");
+            raised.await.unwrap();
+        }
+        assert_eq!(cell(&mut database.session(), "SELECT count(*) FROM t").await.unwrap(), "2000");
     });
 }

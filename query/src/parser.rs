@@ -84,9 +84,11 @@ fn check_complexity(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
         Err(SqlError::new(sqlstate::STATEMENT_TOO_COMPLEX, format!("the statement {what} (limit {max})")))
     };
     let mut levels = vec![Level::default()];
-    for token in tokens {
+    for (index, token) in tokens.iter().enumerate() {
         match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => levels.push(Level::default()),
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                levels.push(Level { is_subquery: is_subquery(tokens, index), ..Level::default() });
+            }
             Token::RParen | Token::RBracket | Token::RBrace if levels.len() > 1 => {
                 let depth = levels.pop().map_or(0, |level| level.depth());
                 if let Some(outer) = levels.last_mut() {
@@ -95,7 +97,7 @@ fn check_complexity(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
             }
             Token::Comma => {
                 if let Some(level) = levels.last_mut() {
-                    *level = Level { earlier: level.depth(), ..Level::default() };
+                    *level = Level { earlier: level.depth(), is_subquery: level.is_subquery, ..Level::default() };
                 }
             }
             token if is_operator(token) => {
@@ -108,6 +110,9 @@ fn check_complexity(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
         }
         if levels.len() > NESTING_MAX {
             return too_complex("is nested too deep", NESTING_MAX);
+        }
+        if levels.iter().filter(|level| level.is_subquery).count() > SUBQUERIES_MAX {
+            return too_complex("nests too many subqueries", SUBQUERIES_MAX);
         }
         let chained: usize = levels.iter().map(|level| level.operators).sum();
         if chained + levels.last().map_or(0, |level| level.operand) > OPERATORS_MAX {
@@ -126,12 +131,27 @@ struct Level {
     operand: usize,
     /// The deepest item before the last comma.
     earlier: usize,
+    /// It is a query in the place of a value or a condition.
+    is_subquery: bool,
 }
 
 impl Level {
     fn depth(&self) -> usize {
         self.earlier.max(self.operators + self.operand)
     }
+}
+
+/// Whether the parenthesis holds a query, and not one whose rows are a table's.
+fn is_subquery(tokens: &[TokenWithSpan], index: usize) -> bool {
+    let is_word =
+        |index: Option<usize>, words: &[&str]| match index.and_then(|index| tokens.get(index)).map(|t| &t.token) {
+            Some(Token::Word(word)) => {
+                word.quote_style.is_none() && words.iter().any(|known| word.value.eq_ignore_ascii_case(known))
+            }
+            _ => false,
+        };
+    is_word(Some(index + 1), &["SELECT", "WITH", "VALUES"])
+        && !is_word(index.checked_sub(1), &["FROM", "JOIN", "LATERAL", "AS", "UNION", "EXCEPT", "INTERSECT"])
 }
 
 fn is_operator(token: &Token) -> bool {
@@ -180,6 +200,8 @@ fn is_operator(token: &Token) -> bool {
 /// A longer text is refused before it is taken apart.
 pub const STATEMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 const NESTING_MAX: usize = 50;
+/// The time that planning takes doubles with each one inside another.
+const SUBQUERIES_MAX: usize = 16;
 const OPERATORS_MAX: usize = 500;
 const CAST_WEIGHT: usize = 4;
 const RECURSION_MAX: usize = 400;
