@@ -206,6 +206,14 @@ fn a_feed_that_cannot_begin_says_why() {
         assert!(matches!(error(&["t"], FeedStart::Cursor(far)), FeedError::Beyond { .. }));
         let other = Cursor::after(LogId::from_bytes([1; 16]), Lsn::ORIGIN);
         assert!(matches!(error(&["t"], FeedStart::Cursor(other)), FeedError::OtherLog { .. }));
+        // Whoever followed the table under its old name would take another one for it.
+        run(&database, "ALTER TABLE t RENAME TO u; INSERT INTO u VALUES (1)").await;
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY)").await;
+        let renamed = error(&["t"], FeedStart::After(Lsn::new(2)));
+        assert!(matches!(&renamed, FeedError::Renamed { now, .. } if now == "public.u"), "{renamed}");
+        for (name, after) in [("t", 1), ("u", 2), ("t", 4)] {
+            assert!(database.subscribe(&[name], FeedStart::After(Lsn::new(after)), AT_ONCE).is_ok(), "{name} {after}");
+        }
     });
 }
 

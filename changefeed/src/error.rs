@@ -16,6 +16,16 @@ pub enum FeedError {
         /// The name.
         name: String,
     },
+    /// Where the feed begins, the table that had this name has another one. It goes on under that.
+    #[error("relation \"{name}\" is called \"{now}\" at lsn {lsn}")]
+    Renamed {
+        /// The name.
+        name: String,
+        /// The name that it has there.
+        now: String,
+        /// Where the feed begins.
+        lsn: Lsn,
+    },
     /// The cursor is of another log: of another database, or of one that this one was restored over. Take a snapshot.
     #[error("the cursor is of log {given}, this database's log is {own}: begin again with a snapshot")]
     OtherLog {

@@ -145,7 +145,7 @@ impl FeedSource {
     /// A feed of the tables of these names, each of a namespace.
     ///
     /// # Errors
-    /// [`FeedError::NoTables`], [`FeedError::UnknownTable`]; [`FeedError::OtherLog`], [`FeedError::Beyond`] and
+    /// [`FeedError::NoTables`], [`FeedError::UnknownTable`], [`FeedError::Renamed`]; [`FeedError::OtherLog`], [`FeedError::Beyond`] and
     /// [`FeedError::TooOld`] when it cannot begin there.
     pub fn subscribe(&self, names: &[(&str, &str)], from: FeedStart, options: FeedOptions) -> Result<Feed, FeedError> {
         let log = self.log.id();
@@ -165,8 +165,17 @@ impl FeedSource {
         let catalog = self.folds.catalog();
         let mut tables: Vec<Followed> = Vec::new();
         for (namespace, name) in names {
-            let unknown = || FeedError::UnknownTable { name: format!("{namespace}.{name}") };
-            let found = catalog.table_named_from(namespace, name, beginning.lsn);
+            let full = || format!("{namespace}.{name}");
+            let unknown = || FeedError::UnknownTable { name: full() };
+            let found = catalog.table_named(namespace, name, beginning.lsn);
+            if found.is_none()
+                && let Some(table) = catalog.table_once_named(namespace, name, beginning.lsn)
+            {
+                // Whoever stood here before has followed it: a later table of the name is another one.
+                let now = format!("{}.{}", table.schema().namespace, table.schema().name);
+                return Err(FeedError::Renamed { name: full(), now, lsn: beginning.lsn });
+            }
+            let found = found.or_else(|| catalog.table_named_from(namespace, name, beginning.lsn));
             let id = found.ok_or_else(unknown)?.schema().id;
             if tables.iter().all(|followed| followed.id != id) {
                 tables.push(Followed { id, table: catalog.table(id, beginning.lsn), is_dropped: false });

@@ -142,6 +142,22 @@ impl Catalog {
         tables.min_by_key(|(lsn, _)| *lsn).map(|(_, table)| Arc::clone(table))
     }
 
+    /// The table that had this name before `at`, and at `at` has another one; of several, the last to have it.
+    #[must_use]
+    pub fn table_once_named(&self, namespace: &str, name: &str, at: Lsn) -> Option<Arc<Table>> {
+        let state = self.read();
+        let is_named = |table: &Table| table.schema().namespace == namespace && table.schema().name == name;
+        let renamed = state.named.get(namespace)?.get(name)?.iter().filter_map(|object| {
+            let had = state.objects.get(object)?.iter().rev().filter(|version| version.lsn <= at);
+            let had = had.filter(|version| matches!(&version.entry, Some(Entry::Table(table)) if is_named(table)));
+            match state.entry(*object, at)?.1 {
+                Entry::Table(table) if !is_named(table) => Some((had.map(|version| version.lsn).max()?, table)),
+                _ => None,
+            }
+        });
+        renamed.max_by_key(|(lsn, _)| *lsn).map(|(_, table)| Arc::clone(table))
+    }
+
     /// The table of this id at `at`.
     #[must_use]
     pub fn table(&self, id: TableId, at: Lsn) -> Option<Arc<Table>> {

@@ -104,7 +104,9 @@ impl From<FeedError> for SqlError {
         let sqlstate = match error {
             FeedError::Snapshot(source) => return source.into(),
             FeedError::NoTables | FeedError::OtherLog { .. } => sqlstate::INVALID_PARAMETER_VALUE,
-            FeedError::UnknownTable { .. } | FeedError::Dropped { .. } => sqlstate::UNDEFINED_TABLE,
+            FeedError::UnknownTable { .. } | FeedError::Renamed { .. } | FeedError::Dropped { .. } => {
+                sqlstate::UNDEFINED_TABLE
+            }
             FeedError::Beyond { .. } => sqlstate::LSN_NOT_REACHED,
             FeedError::TooOld { .. } => sqlstate::BELOW_HISTORY,
             FeedError::Closed => sqlstate::CANNOT_CONNECT_NOW,
