@@ -88,7 +88,7 @@ struct Shared {
     /// Room for pending bytes, in units of [`ROOM_UNIT_BYTES`].
     room: Semaphore,
     visible: watch::Sender<Lsn>,
-    /// Why the log is poisoned, once it is.
+    /// Why nothing can go on, once it cannot.
     poison: OnceLock<Arc<str>>,
 }
 
@@ -262,7 +262,8 @@ impl Sequencer {
         self.shared.options.transaction_bytes_max
     }
 
-    /// Why the log is poisoned, if it is: what is known of it ends before that, and the database must be opened again.
+    /// Why the log is poisoned, or who commits has panicked, if so: what is known ends before that, and the database must be opened
+    /// again.
     #[must_use]
     pub fn poisoned(&self) -> Option<&Arc<str>> {
         self.shared.poison.get()
@@ -283,7 +284,10 @@ impl Sequencer {
         let all = self.shared.options.pending_bytes_max.div_ceil(ROOM_UNIT_BYTES);
         let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES).clamp(1, all)).unwrap_or(u32::MAX);
         let room = self.shared.room.acquire_many(units).await;
-        let room = room.map_err(|_| CommitError::Stopped { cause: "the database is closing".into() })?;
+        let room = room.map_err(|_| {
+            let cause = self.stopped().unwrap_or_else(|| "the database is closing".into());
+            if set.producer.is_some() { CommitError::Unknown { cause } } else { CommitError::Stopped { cause } }
+        })?;
         self.shared.accept(set, room, drive, behind)
     }
 }

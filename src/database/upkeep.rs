@@ -1,6 +1,7 @@
 //! The thread beside the commits: files of rows are flushed and merged, failures mended.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +14,12 @@ pub(super) fn start(folds: Materialized, sequencer: Sequencer, log: Arc<dyn Comm
     Background::start("highwater-upkeep", move |pauses| {
         let (mut pause, mut is_mended) = (INTERVAL, false);
         while pauses.wait(pause).is_continue() {
-            pause = match keep_up(&folds, &sequencer, &*log, &mut is_mended) {
-                Ok(()) => INTERVAL,
-                Err(error) => {
+            let round = AssertUnwindSafe(|| keep_up(&folds, &sequencer, &*log, &mut is_mended));
+            pause = match catch_unwind(round) {
+                Ok(Ok(())) => INTERVAL,
+                // It was printed where it happened. Without upkeep, memory would fill without a word.
+                Err(_) => RETRY_AFTER,
+                Ok(Err(error)) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "upkeep of the rows failed, trying again"

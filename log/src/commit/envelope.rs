@@ -247,10 +247,13 @@ fn encode_part(header: Option<&CommitHeader>, changes: &[Change]) -> Bytes {
         .collect();
     let mut part = Vec::with_capacity(images + PART_OVERHEAD_BYTES);
     part.push(ENVELOPE_VERSION);
-    match to_bytes_in::<_, rancor::Panic>(&PartV1 { header, changes }, part) {
-        Ok(part) => part.into(),
+    let mut part = match to_bytes_in::<_, rancor::Panic>(&PartV1 { header, changes }, part) {
+        Ok(part) => part,
         Err(never) => match never {},
-    }
+    };
+    // It is kept for readers of the tail.
+    part.shrink_to_fit();
+    part.into()
 }
 
 static EMPTY: Bytes = Bytes::new();

@@ -211,6 +211,8 @@ fn commit_with(mut pipeline: MutexGuard<'_, Pipeline>) {
     impl Drop for Abandon {
         fn drop(&mut self) {
             if std::thread::panicking() {
+                // Only the first cause counts.
+                let _ = self.0.poison.set("the thread that commits has panicked".into());
                 self.0.abandon();
             }
         }

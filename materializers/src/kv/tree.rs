@@ -116,7 +116,9 @@ pub(super) fn flush_dirty<'a>(trees: impl Iterator<Item = &'a Tree>) -> Result<(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..dirty.len().min(FLUSHES_AT_ONCE)).map(|_| scope.spawn(flush)).collect();
+        // Where there can be no more threads, this one does it all.
+        let help = |_| std::thread::Builder::new().name("highwater-flush".to_owned()).spawn_scoped(scope, flush).ok();
+        let helpers: Vec<_> = (1..dirty.len().min(FLUSHES_AT_ONCE)).filter_map(help).collect();
         let own = flush();
         let joined = helpers.into_iter().map(|helper| helper.join().unwrap_or_else(|panic| resume_unwind(panic)));
         joined.fold(own, Result::and)
