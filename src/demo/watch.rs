@@ -48,7 +48,7 @@ pub(super) async fn changes(client: &Client, panels: &Panels, expected: &Expecte
         panels.update(|shown| {
             shown.feed_lsn = cursor;
             shown.changes = fold.changes;
-            shown.sums = fold.sums;
+            shown.sums = fold.settled;
             (shown.commits_checked, shown.commits_disagreeing) = (fold.checked, fold.disagreeing);
             if let Some(last) = lines.lines().next_back().filter(|_| is_change) {
                 shown.last_changes.push_back(last.to_owned());
@@ -93,6 +93,8 @@ struct Fold {
     is_open: bool,
     changes: u64,
     sums: [i128; 4],
+    /// The sums behind the last whole commit: a batch may end inside one.
+    settled: [i128; 4],
     checked: u64,
     disagreeing: u64,
 }
@@ -122,6 +124,7 @@ impl Fold {
     /// Behind a commit the four sums agree, once the upstream's snapshot is in.
     fn end_commit(&mut self, panels: &Panels) {
         let is_checked = panels.snapshot_end().is_some_and(|end| self.lsn >= end.value());
+        self.settled = self.sums;
         if std::mem::take(&mut self.is_open) && is_checked {
             self.checked += 1;
             self.disagreeing += u64::from(self.sums.iter().any(|sum| *sum != self.sums[0]));
