@@ -4,15 +4,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use highwater::cli::Cli;
+use tracing_subscriber::EnvFilter;
 
 /// Rows, cells and batches are many small pieces: an allocator made for that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .init();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LEVELS));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     Cli::parse().run()
 }
+
+/// Our own warnings, and everybody's errors; `RUST_LOG` says otherwise.
+const DEFAULT_LEVELS: &str = "error,highwater=warn";

@@ -239,7 +239,8 @@ fn a_query_that_computes_for_days_ends_when_it_is_interrupted() {
             format!("SELECT count(*) FROM {tables} WHERE a.id + b.id + c.id + d.id + e.id = -1"),
             format!("SELECT count(*) FROM {tables} WHERE a.id = b.id AND b.id < c.id AND c.id + d.id + e.id = -1"),
             format!("SELECT sum(a.id + e.id) FROM {tables}"),
-            "SELECT count(*) FROM t a JOIN t b ON a.id / 4000 = b.id / 4000 AND a.id + b.id = -1, t c, t d, t e"
+            "SELECT count(*) FROM t a JOIN t b ON a.id / 4000 = b.id / 4000
+                JOIN t c ON b.id / 4000 = c.id / 4000 AND a.id + b.id + c.id = -1 JOIN t d ON c.id / 4000 = d.id / 4000"
                 .to_owned(),
             format!("DELETE FROM t WHERE id = (SELECT count(*) FROM {tables} WHERE a.id + b.id + c.id + d.id < -e.id)"),
             "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i FROM n) SELECT count(*) FROM n".to_owned(),
