@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use highwater::cli::Cli;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 /// Rows, cells and batches are many small pieces: an allocator made for that.
 #[global_allocator]
@@ -12,7 +13,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LEVELS));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A span that ends is told: those of applied commits, with the LSN, from the level `debug` on.
+    let lines = tracing_subscriber::fmt().with_span_events(FmtSpan::CLOSE);
+    lines.with_env_filter(filter).with_writer(std::io::stderr).init();
     Cli::parse().run()
 }
 

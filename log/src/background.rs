@@ -24,8 +24,7 @@ struct Shared {
 }
 
 impl Background {
-    /// Starts a thread of this name. Its work pauses at least between pieces of what cannot be waited for, and ends when a pause
-    /// breaks.
+    /// Starts a thread of this name. Its work is to pause now and then, and to end when a pause breaks: whoever drops this waits for it.
     ///
     /// # Errors
     /// When there can be no more threads.
