@@ -18,6 +18,7 @@ mod outcome;
 mod pipeline;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod window;
 mod write_set;
 
@@ -25,11 +26,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use self::core::{Answer, Core, Objection, Resolved};
 use self::outcome::block_on;
 use self::pipeline::CommitThread;
+use self::verdict::{GroupEnd, Teller, Verdict};
 use crate::commit::{Commit, EnvelopeError, decode_part};
 use crate::commit_log::CommitLog;
 use crate::env::Clock;
@@ -94,9 +96,11 @@ struct Shared {
 
 struct State {
     core: Core,
+    /// The group that gathers.
     pending: Vec<Pending>,
-    /// Retries of commits that are not visible yet: they are answered with the first attempt.
-    retries: Vec<(Lsn, oneshot::Sender<Outcome>)>,
+    teller: Teller,
+    /// The group before it, and its last commit.
+    before: (Lsn, Arc<Verdict>),
     /// When the oldest buffered commit came, if no synced one is pending.
     buffered_since: Option<Duration>,
     is_sync_wanted: bool,
@@ -108,8 +112,6 @@ struct State {
 
 struct Pending {
     commit: Arc<Commit>,
-    first_row: Option<RowId>,
-    reply: oneshot::Sender<Outcome>,
     room: usize,
 }
 
@@ -151,7 +153,8 @@ impl Sequencer {
         let state = State {
             core: Core::new(stamp, options.window_entries_max),
             pending: Vec::new(),
-            retries: Vec::new(),
+            teller: Teller::default(),
+            before: (stamp.lsn, Verdict::told(GroupEnd::Durable { applied: stamp.lsn, unread: None })),
             buffered_since: None,
             is_sync_wanted: false,
             stopped: None,
@@ -187,11 +190,11 @@ impl Sequencer {
     /// [`CommitError`]; each says whether it happened.
     pub async fn commit(&self, set: WriteSet) -> Result<Acknowledgement, CommitError> {
         let durability = set.durability;
-        let outcome = self.submit(set, Drive::Thread, None).await?.outcome;
-        if durability == Durability::Buffered {
-            return Ok(Acknowledgement::Buffered(outcome));
+        let accepted = self.submit(set, Drive::Thread, None).await?;
+        match durability {
+            Durability::Buffered => Ok(Acknowledgement::Buffered(accepted)),
+            Durability::Synced => accepted.wait().await.map(Acknowledgement::Committed),
         }
-        outcome.await.unwrap_or_else(|_| Err(CommitError::thread_ended())).map(Acknowledgement::Committed)
     }
 
     /// Commits a write set like [`Sequencer::commit`], for a caller that may block its thread: if nobody is committing, the calling
@@ -256,6 +259,12 @@ impl Sequencer {
         self.shared.state().stopped.clone()
     }
 
+    /// The log that it orders.
+    #[must_use]
+    pub fn log(&self) -> &dyn CommitLog {
+        &*self.shared.log
+    }
+
     /// A larger write set is refused.
     #[must_use]
     pub fn transaction_bytes_max(&self) -> usize {
@@ -306,20 +315,24 @@ type Outcome = Result<Receipt, CommitError>;
 
 impl State {
     /// A retry of commit `lsn` is answered at once when that is visible, else with it.
-    fn await_first(&mut self, lsn: Lsn) -> Accepted {
-        let (reply, outcome) = oneshot::channel();
-        if lsn <= self.core.applied() {
-            let _ = reply.send(Ok(Receipt { lsn, first_row: None, is_duplicate: true }));
+    fn await_first(&self, lsn: Lsn) -> Accepted {
+        let verdict = if lsn <= self.core.applied() {
+            Verdict::told(GroupEnd::Durable { applied: lsn, unread: None })
+        } else if lsn <= self.before.0 {
+            Arc::clone(&self.before.1)
         } else {
-            self.retries.push((lsn, reply));
-        }
+            Arc::clone(self.teller.verdict())
+        };
         // What lies between is not seen.
         let chain = Chain { run: self.run, seen: Lsn::ORIGIN };
-        Accepted { lsn, first_row: None, is_duplicate: true, chain, outcome }
+        Accepted { lsn, first_row: None, is_duplicate: true, chain, verdict }
     }
 
-    fn take_retries(&mut self, is_taken: impl Fn(Lsn) -> bool) -> Vec<(Lsn, oneshot::Sender<Outcome>)> {
-        self.retries.extract_if(.., |(lsn, _)| is_taken(*lsn)).collect()
+    /// The group that has gathered, and who tells how it ends; another one begins.
+    fn take_group(&mut self) -> (Vec<Pending>, Teller) {
+        let (pending, teller) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.teller));
+        self.before = (self.core.accepted(), Arc::clone(teller.verdict()));
+        (pending, teller)
     }
 }
 
@@ -352,7 +365,7 @@ impl Shared {
             let keys_asked = RANGE_KEYS_ASKED << attempt.min(RANGE_DOUBLINGS_MAX);
             // What the writer saw is enough, unless the window has forgotten writes since.
             let mut resolved = self.resolve(&set, keys_asked, attempt == 1).map_err(|error| stopped(error.0))?;
-            let mut state = self.state();
+            let state = self.state();
             if attempt > RESOLUTIONS_WITHOUT_LOCK {
                 // With the lock nothing is applied and forgotten meanwhile.
                 resolved = self.resolve(&set, keys_asked, false).map_err(|error| stopped(error.0))?;
@@ -377,23 +390,25 @@ impl Shared {
     fn enqueue(
         &self,
         mut state: MutexGuard<'_, State>,
-        set: WriteSet,
+        mut set: WriteSet,
         room: SemaphorePermit<'_>,
         drive: Drive,
         seen: Lsn,
     ) -> Accepted {
         let is_all_seen = seen >= state.core.accepted();
         let is_synced = set.durability == Durability::Synced;
+        // They have served, and take time to drop, which is not to be spent under the lock.
+        let _conditions = std::mem::take(&mut set.preconditions);
         let commit = state.core.stamp(set, self.clock.unix_micros());
         let first_row = commit.changes.iter().find_map(|change| match change {
             crate::Change::Insert { row, .. } => Some(*row),
             _ => None,
         });
-        let (reply, outcome) = oneshot::channel();
         let chain = Chain { run: state.run, seen: if is_all_seen { commit.lsn } else { seen } };
-        let accepted = Accepted { lsn: commit.lsn, first_row, is_duplicate: false, chain, outcome };
+        let verdict = Arc::clone(state.teller.verdict());
+        let accepted = Accepted { lsn: commit.lsn, first_row, is_duplicate: false, chain, verdict };
         let is_first = state.pending.is_empty();
-        state.pending.push(Pending { commit: Arc::new(commit), first_row, reply, room: room.num_permits() });
+        state.pending.push(Pending { commit: Arc::new(commit), room: room.num_permits() });
         room.forget();
         let wakes = if is_synced {
             !std::mem::replace(&mut state.is_sync_wanted, true)

@@ -11,9 +11,8 @@ use datafusion::sql::sqlparser::ast::{Query, Statement};
 use futures::StreamExt;
 use highwater_log::Lsn;
 use highwater_log::commit::ProducerSequence;
-use highwater_log::sequencer::{Acknowledgement, CommitError, Durability, Receipt};
+use highwater_log::sequencer::{Accepted, Acknowledgement, CommitError, Durability};
 use highwater_log::value::{ElementType, Value};
-use tokio::sync::oneshot;
 
 use crate::ddl;
 use crate::dml;
@@ -38,7 +37,7 @@ pub struct Session {
     /// What the next commit is known as to its writer.
     number: Option<ProducerSequence>,
     /// A buffered commit whose LSN is not known yet.
-    unsynced: Option<oneshot::Receiver<Result<Receipt, CommitError>>>,
+    unsynced: Option<Accepted>,
     interrupt: Interrupt,
 }
 
@@ -339,9 +338,9 @@ impl Session {
                 self.last_write = Some(receipt.lsn);
                 Ok((Some(receipt.lsn), receipt.is_duplicate))
             }
-            Ok(Acknowledgement::Buffered(outcome)) => {
+            Ok(Acknowledgement::Buffered(accepted)) => {
                 debug_assert_eq!(durability, Durability::Buffered);
-                self.unsynced = Some(outcome);
+                self.unsynced = Some(accepted);
                 Ok((None, false))
             }
             Err(error) => {
@@ -355,8 +354,8 @@ impl Session {
 
     /// A buffered commit's LSN becomes known with the sync that covers it.
     fn note_synced(&mut self) {
-        if let Some(outcome) = &mut self.unsynced
-            && let Ok(outcome) = outcome.try_recv()
+        if let Some(accepted) = &self.unsynced
+            && let Some(outcome) = accepted.try_outcome()
         {
             if let Ok(receipt) = outcome {
                 self.last_write = self.last_write.max(Some(receipt.lsn));

@@ -314,7 +314,7 @@ impl Core {
     }
 
     /// The commit that wrote the key last, if it exists: by the window, else by the answer, which is then current.
-    fn version(&self, space: StorageId, key: &[u8], answer: &Answer) -> Option<Lsn> {
+    fn version(&self, space: StorageId, key: &Bytes, answer: &Answer) -> Option<Lsn> {
         match (self.window.entry(space, key), answer) {
             (Some(entry), _) => entry.is_present.then_some(entry.lsn),
             (None, Answer::Version(version)) => *version,

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::core::Refusal;
+use super::verdict::Verdict;
 use crate::error::{LogError, NotWritten};
 use crate::position::{Lsn, RowId};
 
@@ -24,8 +23,8 @@ pub struct Receipt {
 pub enum Acknowledgement {
     /// Durable and visible.
     Committed(Receipt),
-    /// In the buffer; the future tells what becomes of it.
-    Buffered(oneshot::Receiver<Result<Receipt, CommitError>>),
+    /// In the buffer.
+    Buffered(Accepted),
 }
 
 /// A write set that was ordered and is not durable yet. Its LSN and row ids are provisional: for what is ordered behind it, and for
@@ -40,7 +39,7 @@ pub struct Accepted {
     pub is_duplicate: bool,
     /// What is ordered behind it stands only if it does.
     pub chain: Chain,
-    pub(super) outcome: oneshot::Receiver<Result<Receipt, CommitError>>,
+    pub(super) verdict: Arc<Verdict>,
 }
 
 /// A run of ordered commits none of which was taken back, and how much of it the one who follows it has seen.
@@ -54,20 +53,25 @@ pub struct Chain {
 
 impl Accepted {
     /// What became of it, if that is known already.
-    pub fn try_outcome(&mut self) -> Option<Result<Receipt, CommitError>> {
-        match self.outcome.try_recv() {
-            Ok(outcome) => Some(outcome),
-            Err(oneshot::error::TryRecvError::Empty) => None,
-            Err(oneshot::error::TryRecvError::Closed) => Some(Err(CommitError::thread_ended())),
-        }
+    #[must_use]
+    pub fn try_outcome(&self) -> Option<Result<Receipt, CommitError>> {
+        Some(self.verdict.end()?.outcome(self.lsn, self.first_row, self.is_duplicate))
+    }
+
+    /// Waits until it is visible. Dropping the future takes nothing back.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub async fn wait(&self) -> Result<Receipt, CommitError> {
+        self.verdict.wait().await.outcome(self.lsn, self.first_row, self.is_duplicate)
     }
 
     /// Waits, blocking the thread, until it is visible.
     ///
     /// # Errors
     /// [`CommitError`].
-    pub fn wait_blocking(self) -> Result<Receipt, CommitError> {
-        block_on(self.outcome).unwrap_or_else(|_| Err(CommitError::thread_ended()))
+    pub fn wait_blocking(&self) -> Result<Receipt, CommitError> {
+        self.verdict.wait_blocking().outcome(self.lsn, self.first_row, self.is_duplicate)
     }
 }
 
@@ -78,10 +82,6 @@ pub(super) fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 impl CommitError {
-    pub(super) fn thread_ended() -> Self {
-        Self::Unknown { cause: "the commit thread ended".into() }
-    }
-
     /// It was never given to the log.
     pub(super) fn not_committed(cause: impl Into<Arc<str>>) -> Self {
         Self::NotCommitted { cause: cause.into(), is_disk_full: false }

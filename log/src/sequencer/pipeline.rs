@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::keeper::Applier;
-use super::outcome::{CommitError, Receipt};
+use super::outcome::CommitError;
+use super::verdict::GroupEnd;
 use super::{BUFFERED_DELAY_MAX, Pending, Shared, State};
 use crate::commit::{EncodedCommit, Group};
 use crate::error::LogError;
@@ -20,20 +21,22 @@ pub struct Pipeline {
 impl Pipeline {
     /// Commits what is pending, if anything is; returns how many commits ended, well or badly.
     pub fn commit_pending(&mut self) -> usize {
-        let pending = {
+        let (pending, teller) = {
             let mut state = self.shared.state();
             state.is_sync_wanted = false;
             state.buffered_since = None;
-            std::mem::take(&mut state.pending)
+            if state.pending.is_empty() {
+                return 0;
+            }
+            state.take_group()
         };
         let count = pending.len();
-        if count > 0 {
-            self.commit_group(pending);
-        }
+        let end = self.commit_group(pending);
+        teller.tell(end);
         count
     }
 
-    fn commit_group(&mut self, pending: Vec<Pending>) {
+    fn commit_group(&mut self, pending: Vec<Pending>) -> GroupEnd {
         let before = pending[0].commit.lsn.previous();
         let encode =
             |pending: &Pending| EncodedCommit::encode(&pending.commit).expect("changes were measured when accepted");
@@ -42,87 +45,61 @@ impl Pipeline {
         let log = &self.shared.log;
         let outcome = log.append(log.epoch(), before, &group).and_then(|()| log.make_durable());
         drop(group);
-        match outcome {
+        let end = match outcome {
             Ok(durable) => self.apply(pending, durable),
-            Err(error) => self.fail(pending, before, &error),
-        }
+            Err(error) => self.fail(pending.len(), before, &error),
+        };
         self.shared.room.add_permits(room);
+        end
     }
 
-    fn apply(&mut self, pending: Vec<Pending>, durable: Lsn) {
-        let commits: Vec<_> = pending.iter().map(|pending| Arc::clone(&pending.commit)).collect();
+    fn apply(&mut self, pending: Vec<Pending>, durable: Lsn) -> GroupEnd {
+        let commits: Vec<_> = pending.into_iter().map(|pending| pending.commit).collect();
         let span = tracing::debug_span!("apply", lsn = durable.value(), commits = commits.len());
         let outcome = span.in_scope(|| self.applier.apply(&commits));
         let applied = self.shared.keeper.applied().min(durable);
-        let retries = {
-            let mut state = self.shared.state();
-            state.core.applied_to(applied);
-            if let Err(error) = &outcome {
-                tracing::error!(lsn = applied.next().value(), %error, "a durable commit could not be applied, writes stop");
-                let cause: Arc<str> = error.to_string().into();
-                state.stopped = Some(Arc::clone(&cause));
-                // What was accepted meanwhile was never given to the log.
-                self.drop_pending(&mut state, durable, &CommitError::not_committed(Arc::clone(&cause)));
-            }
-            // Before the lock is released: a retry that finds the commit applied must find it visible.
-            self.shared.visible.send_replace(applied);
-            state.take_retries(|lsn| lsn <= durable)
-        };
-        let answer = |lsn: Lsn, first_row, is_duplicate| match &outcome {
-            Err(error) if lsn > applied => Err(CommitError::NotYetReadable { lsn, cause: error.to_string().into() }),
-            _ => Ok(Receipt { lsn, first_row, is_duplicate }),
-        };
-        // Nobody may be waiting any more for one or the other.
-        for Pending { commit, first_row, reply, .. } in pending {
-            let _ = reply.send(answer(commit.lsn, first_row, false));
+        let unread: Option<Arc<str>> = outcome.err().map(|error| error.to_string().into());
+        let mut state = self.shared.state();
+        state.core.applied_to(applied);
+        if let Some(cause) = &unread {
+            let lsn = applied.next().value();
+            tracing::error!(lsn, error = %cause, "a durable commit could not be applied, writes stop");
+            state.stopped = Some(Arc::clone(cause));
+            // What was accepted meanwhile was never given to the log.
+            self.drop_pending(&mut state, durable, CommitError::not_committed(Arc::clone(cause)));
         }
-        for (lsn, reply) in retries {
-            let _ = reply.send(answer(lsn, None, true));
-        }
+        // Before the lock is released: a retry that finds the commit applied must find it visible.
+        self.shared.visible.send_replace(applied);
+        GroupEnd::Durable { applied, unread }
     }
 
     /// The group is not durable: it ends *not committed* or *unknown*, what was accepted after it *not committed*.
-    fn fail(&self, pending: Vec<Pending>, before: Lsn, error: &LogError) {
+    fn fail(&self, commits: usize, before: Lsn, error: &LogError) -> GroupEnd {
         let cause: Arc<str> = error.to_string().into();
         if let LogError::Poisoned { .. } = error {
             // Only the first cause counts.
             let _ = self.shared.poison.set(Arc::clone(&cause));
         }
-        tracing::error!(after = before.value(), commits = pending.len(), %error, "a group was not committed");
-        let last = pending.last().map_or(before, |pending| pending.commit.lsn);
-        let retries = {
-            let mut state = self.shared.state();
-            // The disk may have space again, or answer again, any time; the other errors are final.
-            if !matches!(error, LogError::NotWritten { .. } | LogError::Io { .. }) {
-                state.stopped = Some(Arc::clone(&cause));
-            }
-            let retries = state.take_retries(|lsn| lsn <= last);
-            self.drop_pending(&mut state, before, &CommitError::not_written(error));
-            retries
-        };
-        let answer = || match error {
-            LogError::Poisoned { .. } => Err(CommitError::Unknown { cause: Arc::clone(&cause) }),
-            _ => Err(CommitError::not_written(error)),
-        };
-        for Pending { reply, .. } in pending {
-            let _ = reply.send(answer());
+        tracing::error!(after = before.value(), commits, %error, "a group was not committed");
+        let mut state = self.shared.state();
+        // The disk may have space again, or answer again, any time; the other errors are final.
+        if !matches!(error, LogError::NotWritten { .. } | LogError::Io { .. }) {
+            state.stopped = Some(Arc::clone(&cause));
         }
-        for (_, reply) in retries {
-            let _ = reply.send(answer());
-        }
+        self.drop_pending(&mut state, before, CommitError::not_written(error));
+        GroupEnd::Lost(match error {
+            LogError::Poisoned { .. } => CommitError::Unknown { cause },
+            _ => CommitError::not_written(error),
+        })
     }
 
     /// Takes back every stamp after `after`; what is pending was never given to the log, and ends *not committed*.
-    fn drop_pending(&self, state: &mut State, after: Lsn, why: &CommitError) {
+    fn drop_pending(&self, state: &mut State, after: Lsn, why: CommitError) {
         state.core.unwind_after(after);
+        // Its LSNs are given again.
+        state.before.0 = state.before.0.min(after);
         state.run += 1;
-        for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
-            let _ = reply.send(Err(why.clone()));
-            self.shared.room.add_permits(room);
-        }
-        for (_, reply) in state.take_retries(|lsn| lsn > after) {
-            let _ = reply.send(Err(why.clone()));
-        }
+        self.shared.refuse_pending(state, why);
     }
 }
 
@@ -159,13 +136,18 @@ impl Shared {
         let cause: Arc<str> = "nobody commits any more".into();
         let mut state = self.state();
         state.stopped.get_or_insert_with(|| Arc::clone(&cause));
-        for Pending { reply, room, .. } in std::mem::take(&mut state.pending) {
-            let _ = reply.send(Err(CommitError::not_committed(Arc::clone(&cause))));
-            self.room.add_permits(room);
-        }
-        state.retries.clear();
+        // The core goes on to know what is refused here: a retry of it is told the same.
+        state.before = (state.core.accepted(), Arc::clone(state.teller.verdict()));
+        self.refuse_pending(&mut state, CommitError::not_committed(cause));
         // Nobody gives room back any more.
         self.room.close();
+    }
+
+    /// Ends the group that gathers, which was never given to the log.
+    fn refuse_pending(&self, state: &mut State, why: CommitError) {
+        let room = std::mem::take(&mut state.pending).iter().map(|pending| pending.room).sum();
+        std::mem::take(&mut state.teller).tell(GroupEnd::Lost(why));
+        self.room.add_permits(room);
     }
 }
 
@@ -193,15 +175,13 @@ impl CommitThread {
         Ok(Self { shared, pipeline, thread: Some(thread) })
     }
 
-    /// Commits what is pending on the calling thread, unless somebody is at it: then the thread will.
+    /// Commits what is pending on the calling thread, unless somebody is at it: whoever is looks again when he is done.
     pub(super) fn drive(&self) {
-        if let Ok(pipeline) = self.pipeline.try_lock() {
-            commit_with(pipeline);
-            if !self.shared.state().is_sync_wanted {
-                return;
-            }
+        let Ok(pipeline) = self.pipeline.try_lock() else { return };
+        commit_with(pipeline);
+        if self.shared.state().is_sync_wanted {
+            self.shared.wake.notify_one();
         }
-        self.shared.wake.notify_one();
     }
 }
 

@@ -150,8 +150,8 @@ fn bench(options: SequencerOptions) -> Bench {
 
 impl Bench {
     /// Orders a write set without waiting for its outcome.
-    fn submit(&self, set: WriteSet) -> Result<oneshot::Receiver<Outcome>, CommitError> {
-        self.submit_behind(set, None).map(|accepted| accepted.outcome)
+    fn submit(&self, set: WriteSet) -> Result<Accepted, CommitError> {
+        self.submit_behind(set, None)
     }
 
     fn submit_behind(&self, set: WriteSet, behind: Option<Chain>) -> Result<Accepted, CommitError> {
@@ -163,9 +163,9 @@ impl Bench {
     }
 
     fn commit(&mut self, set: WriteSet) -> Outcome {
-        let mut reply = self.submit(set)?;
+        let accepted = self.submit(set)?;
         self.commit_pending();
-        reply.try_recv().expect("an answer")
+        accepted.try_outcome().expect("an answer")
     }
 
     fn fail_next(&self, error: LogError) {
@@ -212,12 +212,12 @@ fn absent(name: &str) -> Precondition {
 #[test]
 fn two_writers_of_one_key_are_ordered_and_the_second_refused_before_anything_is_durable() {
     let mut bench = bench(SequencerOptions::default());
-    let mut first = bench.submit(under(absent("a"), put("a"))).unwrap();
+    let first = bench.submit(under(absent("a"), put("a"))).unwrap();
     let second = bench.submit(under(absent("a"), put("a")));
     assert!(matches!(second, Err(CommitError::Refused(Refusal::KeyExists { .. }))));
     assert_eq!(bench.commit_pending(), 1);
     assert_eq!(
-        first.try_recv().unwrap().unwrap(),
+        first.try_outcome().unwrap().unwrap(),
         Receipt { lsn: Lsn::new(1), first_row: Some(RowId::new(1)), is_duplicate: false }
     );
     assert_eq!(*bench.sequencer.visible().borrow(), Lsn::new(1));
@@ -227,11 +227,11 @@ fn two_writers_of_one_key_are_ordered_and_the_second_refused_before_anything_is_
 fn a_group_that_was_not_written_ends_not_committed_with_all_after_it_and_its_lsns_are_used_again() {
     let mut bench = bench(SequencerOptions::default());
     bench.commit(put("before")).unwrap();
-    let mut replies: Vec<_> = ["a", "b"].map(|name| bench.submit(under(absent(name), put(name))).unwrap()).into();
+    let replies: Vec<_> = ["a", "b"].map(|name| bench.submit(under(absent(name), put(name))).unwrap()).into();
     bench.fail_next(no_space());
     bench.commit_pending();
-    for reply in &mut replies {
-        assert!(matches!(reply.try_recv().unwrap(), Err(CommitError::NotCommitted { .. })));
+    for reply in &replies {
+        assert!(matches!(reply.try_outcome().unwrap(), Err(CommitError::NotCommitted { .. })));
     }
     assert_eq!(*bench.sequencer.visible().borrow(), Lsn::new(1));
     let receipt = bench.commit(under(absent("b"), put("b"))).unwrap();
@@ -244,7 +244,7 @@ fn what_was_to_follow_a_commit_that_was_taken_back_is_not_accepted() {
     let first = bench.submit_behind(put("a"), None).unwrap();
     assert_eq!((first.lsn, first.first_row), (Lsn::new(1), Some(RowId::new(1))));
     let at = |version| Precondition::AtVersion { space: SPACE, key: key("a"), version: Lsn::new(version) };
-    let mut second = bench.submit_behind(under(at(1), put("a")), Some(first.chain)).unwrap();
+    let second = bench.submit_behind(under(at(1), put("a")), Some(first.chain)).unwrap();
     assert_eq!((second.lsn, second.chain.run), (Lsn::new(2), first.chain.run));
     bench.fail_next(no_space());
     bench.commit_pending();
@@ -294,15 +294,15 @@ fn a_retry_gets_the_first_ones_lsn_whether_pending_visible_or_recovered() {
         let producer = Some(ProducerSequence { producer: ProducerId([3; 16]), sequence });
         WriteSet { producer, ..put("a") }
     };
-    let (mut first, mut retry) = (bench.submit(numbered(5)).unwrap(), bench.submit(numbered(5)).unwrap());
-    assert!(retry.try_recv().is_err(), "not before the first is visible");
+    let (first, retry) = (bench.submit(numbered(5)).unwrap(), bench.submit(numbered(5)).unwrap());
+    assert!(retry.try_outcome().is_none(), "not before the first is visible");
     bench.commit_pending();
-    assert_eq!(first.try_recv().unwrap().unwrap().lsn, Lsn::new(1));
-    let retried = retry.try_recv().unwrap().unwrap();
+    assert_eq!(first.try_outcome().unwrap().unwrap().lsn, Lsn::new(1));
+    let retried = retry.try_outcome().unwrap().unwrap();
     assert_eq!((retried.lsn, retried.is_duplicate), (Lsn::new(1), true));
     assert_eq!(bench.commit(numbered(6)).unwrap().lsn, Lsn::new(2));
     // The window has forgotten everything applied: these answers are the keeper's.
-    assert_eq!(bench.submit(numbered(5)).unwrap().try_recv().unwrap().unwrap().lsn, Lsn::new(1));
+    assert_eq!(bench.submit(numbered(5)).unwrap().try_outcome().unwrap().unwrap().lsn, Lsn::new(1));
     let older = bench.submit(numbered(4)).unwrap_err();
     assert!(matches!(older, CommitError::Refused(Refusal::SequenceTooOld { sequence: 4, newest: 6 })));
     assert_eq!(bench.log.appended(), Lsn::new(2));
@@ -313,11 +313,11 @@ fn a_retry_of_a_group_that_failed_fails_with_it() {
     let mut bench = bench(SequencerOptions::default());
     let producer = Some(ProducerSequence { producer: ProducerId([3; 16]), sequence: 1 });
     let set = || WriteSet { producer, ..put("a") };
-    let (mut first, mut retry) = (bench.submit(set()).unwrap(), bench.submit(set()).unwrap());
+    let (first, retry) = (bench.submit(set()).unwrap(), bench.submit(set()).unwrap());
     bench.fail_next(no_space());
     bench.commit_pending();
-    assert!(matches!(first.try_recv().unwrap(), Err(CommitError::NotCommitted { .. })));
-    assert!(matches!(retry.try_recv().unwrap(), Err(CommitError::NotCommitted { .. })));
+    assert!(matches!(first.try_outcome().unwrap(), Err(CommitError::NotCommitted { .. })));
+    assert!(matches!(retry.try_outcome().unwrap(), Err(CommitError::NotCommitted { .. })));
     assert!(!bench.commit(set()).unwrap().is_duplicate, "nothing of it happened");
 }
 
@@ -373,7 +373,7 @@ fn a_buffered_commit_is_answered_at_once_and_becomes_visible_with_the_next_sync(
     let Acknowledgement::Buffered(outcome) = block_on(sequencer.commit(buffered)).unwrap() else {
         panic!("not buffered")
     };
-    assert_eq!(block_on(outcome).unwrap().unwrap().lsn, Lsn::new(1));
+    assert_eq!(block_on(outcome.wait()).unwrap().lsn, Lsn::new(1));
     let Acknowledgement::Committed(receipt) = block_on(sequencer.commit(put("b"))).unwrap() else {
         panic!("not synced")
     };
@@ -447,4 +447,37 @@ fn many_writers_commit_through_the_thread_each_once() {
     assert!(matches!(block_on(sequencer.commit(put("late"))), Err(CommitError::Stopped { .. })));
     drop(sequencer);
     assert_eq!(reader.appended(), Lsn::new(400));
+}
+
+#[test]
+fn everybody_who_waits_for_a_group_is_told() {
+    let teller = Teller::default();
+    let verdict = Arc::clone(teller.verdict());
+    let is_durable = |end: &GroupEnd| matches!(end, GroupEnd::Durable { unread: None, .. });
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..100).map(|_| scope.spawn(|| is_durable(verdict.wait_blocking()))).collect();
+        let tasks: Vec<_> = (0..10).map(|_| scope.spawn(|| is_durable(block_on(verdict.wait())))).collect();
+        std::thread::sleep(Duration::from_millis(10));
+        teller.tell(GroupEnd::Durable { applied: Lsn::new(1), unread: None });
+        assert!(threads.into_iter().chain(tasks).all(|waiting| waiting.join().unwrap()));
+    });
+    assert!(is_durable(verdict.wait_blocking()), "who comes late need not wait");
+    let silent = Teller::default();
+    let verdict = Arc::clone(silent.verdict());
+    drop(silent);
+    assert!(matches!(verdict.wait_blocking(), GroupEnd::Lost(CommitError::Unknown { .. })));
+}
+
+#[test]
+fn keys_of_the_window_are_ordered_as_their_bytes_are() {
+    let mut random = Random::new(1);
+    let mut key = || -> Bytes {
+        // Few values, so that many begin alike, and end in what the shorter one is filled up with.
+        let len = random.below(20) as usize;
+        (0..len).map(|_| random.below(2) as u8 * 255).collect()
+    };
+    for _ in 0..10_000 {
+        let (a, b) = (key(), key());
+        assert_eq!(window::Key::from(a.clone()).cmp(&window::Key::from(b.clone())), a.cmp(&b), "{a:?} {b:?}");
+    }
 }

@@ -9,7 +9,7 @@
 //! Above the floor the window is complete: a key that it does not know was not written there. Below it, whoever keeps the rows
 //! answers. Writes that are not applied yet are never forgotten.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque, btree_map};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -20,9 +20,9 @@ use crate::position::{Lsn, StorageId};
 /// The newest write of each recently written key.
 #[derive(Debug)]
 pub(super) struct Window {
-    spaces: HashMap<StorageId, BTreeMap<Bytes, Entry>>,
+    spaces: HashMap<StorageId, BTreeMap<Key, Entry>>,
     /// Every write above the floor, oldest first.
-    order: VecDeque<(Lsn, StorageId, Bytes)>,
+    order: VecDeque<(Lsn, StorageId, Key)>,
     floor: Lsn,
     entries_max: usize,
 }
@@ -32,6 +32,23 @@ pub(super) struct Window {
 pub(super) struct Entry {
     pub(super) lsn: Lsn,
     pub(super) is_present: bool,
+}
+
+/// A key with its first bytes beside it: comparisons seldom need to go to the heap for the rest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    /// The first 16 bytes as a number, filled up with zeros; where two are equal, the bytes decide.
+    head: u128,
+    bytes: Bytes,
+}
+
+impl From<Bytes> for Key {
+    fn from(bytes: Bytes) -> Self {
+        let mut head = [0; 16];
+        let len = bytes.len().min(head.len());
+        head[..len].copy_from_slice(&bytes[..len]);
+        Self { head: u128::from_be_bytes(head), bytes }
+    }
 }
 
 /// What takes one write back: the write of the same key before it, if the window knew one.
@@ -52,8 +69,8 @@ impl Window {
         self.floor
     }
 
-    pub(super) fn entry(&self, space: StorageId, key: &[u8]) -> Option<Entry> {
-        self.spaces.get(&space)?.get(key).copied()
+    pub(super) fn entry(&self, space: StorageId, key: &Bytes) -> Option<Entry> {
+        self.spaces.get(&space)?.get(&Key::from(key.clone())).copied()
     }
 
     pub(super) fn entries(
@@ -62,16 +79,17 @@ impl Window {
         range: &KeyRange,
     ) -> impl DoubleEndedIterator<Item = (&Bytes, Entry)> {
         let is_empty = range.end.as_ref().is_some_and(|end| *end <= range.start);
-        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let start = Bound::Included(Key::from(range.start.clone()));
+        let end = range.end.clone().map_or(Bound::Unbounded, |end| Bound::Excluded(Key::from(end)));
         let keys = self.spaces.get(&space).filter(|_| !is_empty);
-        keys.into_iter().flat_map(move |keys| {
-            keys.range::<Bytes, _>((Bound::Included(&range.start), end)).map(|(key, entry)| (key, *entry))
-        })
+        let keys = keys.into_iter().flat_map(move |keys| keys.range((start.clone(), end.clone())));
+        keys.map(|(key, entry)| (&key.bytes, *entry))
     }
 
     /// Notes a write; LSNs never fall.
     pub(super) fn write(&mut self, space: StorageId, key: Bytes, entry: Entry) -> Undo {
         debug_assert!(self.order.back().is_none_or(|(lsn, _, _)| *lsn <= entry.lsn), "writes come in order");
+        let key = Key::from(key);
         let previous = self.spaces.entry(space).or_default().insert(key.clone(), entry);
         self.order.push_back((entry.lsn, space, key));
         Undo(previous)
@@ -97,8 +115,10 @@ impl Window {
             self.floor = lsn;
             while let Some((_, space, key)) = self.order.pop_front_if(|(oldest, _, _)| *oldest == lsn) {
                 let Some(keys) = self.spaces.get_mut(&space) else { continue };
-                if keys.get(&key).is_some_and(|entry| entry.lsn == lsn) {
-                    keys.remove(&key);
+                if let btree_map::Entry::Occupied(newest) = keys.entry(key)
+                    && newest.get().lsn == lsn
+                {
+                    newest.remove();
                 }
                 if keys.is_empty() {
                     self.spaces.remove(&space);

@@ -138,8 +138,8 @@ impl Precondition {
     }
 }
 
-/// Keys from `start`, included, to `end`, excluded; without an end, all from `start` on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Keys from `start`, included, to `end`, excluded; without an end, all from `start` on. The default holds every key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyRange {
     /// The first key.
     pub start: Bytes,

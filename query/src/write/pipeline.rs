@@ -138,7 +138,7 @@ impl WritePipeline {
 
     /// Takes note of commits that are not under way any more.
     fn note_ended(&mut self) -> Result<(), SqlError> {
-        while let Some(first) = self.in_flight.front_mut()
+        while let Some(first) = self.in_flight.front()
             && let Some(outcome) = first.try_outcome()
         {
             self.in_flight.pop_front();

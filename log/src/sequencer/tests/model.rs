@@ -116,7 +116,7 @@ fn run(seed: u64) -> (u32, u32, u32) {
     let window_entries_max = [0, 3, 20, 10_000][random.below(4) as usize];
     let mut bench = bench(SequencerOptions { window_entries_max, ..SequencerOptions::default() });
     let mut model = Model::default();
-    let mut waiting: Vec<oneshot::Receiver<Outcome>> = Vec::new();
+    let mut waiting: Vec<Accepted> = Vec::new();
     let (mut accepted, mut refused, mut followed) = (0, 0, 0);
     let mut follower: Option<Follower> = None;
     for _ in 0..200 {
@@ -157,7 +157,7 @@ fn run(seed: u64) -> (u32, u32, u32) {
                 } else if random.one_in(4) {
                     follower = Some(Follower { chain: reply.chain, own: vec![lsn], seen, is_broken: false });
                 }
-                waiting.push(reply.outcome);
+                waiting.push(reply);
             }
             Err(CommitError::NotCommitted { .. }) => {
                 assert!(behind.take().is_some_and(|follower| follower.is_broken), "seed {seed}");
@@ -181,8 +181,8 @@ fn run(seed: u64) -> (u32, u32, u32) {
             }
             let before = bench.log.appended();
             bench.commit_pending();
-            for (index, mut reply) in waiting.drain(..).enumerate() {
-                let outcome = reply.try_recv().expect("every accepted write set is answered");
+            for (index, reply) in waiting.drain(..).enumerate() {
+                let outcome = reply.try_outcome().expect("every accepted write set is answered");
                 match outcome {
                     Ok(receipt) => assert_eq!(receipt.lsn, before.advanced_by(index as u64 + 1), "seed {seed}"),
                     Err(CommitError::NotCommitted { .. }) => assert!(fails, "seed {seed}"),
