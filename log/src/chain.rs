@@ -49,7 +49,7 @@ impl Chain {
     pub(crate) const fn complete_before(header: &FrameHeader) -> Lsn {
         match header.kind {
             FrameKind::Commit if header.is_first => header.lsn.previous(),
-            FrameKind::Commit | FrameKind::Mark | FrameKind::Seal => header.lsn,
+            FrameKind::Commit | FrameKind::Mark | FrameKind::Seal | FrameKind::Base => header.lsn,
         }
     }
 
@@ -115,6 +115,7 @@ impl Chain {
             _ if header.lsn != self.complete => return Err("a mark or footer out of order"),
             FrameKind::Mark => Link::Mark,
             FrameKind::Seal => Link::Seal,
+            FrameKind::Base => return Err("a frame of a base image"),
         };
         match link {
             Link::Begins { is_complete } | Link::Continues { is_complete } if is_complete => {

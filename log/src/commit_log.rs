@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::base::{BaseHeader, BaseReader, BaseWriter};
 use crate::commit::{EncodedCommit, Group};
 use crate::error::LogError;
 use crate::position::{Epoch, LogId, Lsn};
@@ -11,11 +12,11 @@ use crate::position::{Epoch, LogId, Lsn};
 /// An ordered, append-only log of commits.
 ///
 /// ```text
-///   earliest           durable            appended
-///      |==================|------------------|      positions rise to the right
-///      | readable         | not readable     |
-///      | never vanishes   | may vanish with  |
-///      |                  | the process      |
+///            earliest           durable            appended
+///   ············|==================|------------------|      positions rise to the right
+///   trimmed     | readable         | not readable     |
+///   away, in    | never vanishes   | may vanish with  |
+///   the base    |                  | the process      |
 /// ```
 ///
 /// - `append` puts a group behind `appended`: commits are in the log's buffer then, not durable.
@@ -59,6 +60,47 @@ pub trait CommitLog: Send + Sync + 'static {
     /// # Errors
     /// [`LogError::BelowRetained`], [`LogError::BeyondDurable`], [`LogError::Poisoned`].
     fn read_after(&self, after: Lsn) -> Result<LogReader, LogError>;
+
+    /// What the base image is of, if there is one.
+    fn base(&self) -> Option<Lsn> {
+        None
+    }
+
+    /// Reads the base image, if there is one.
+    ///
+    /// # Errors
+    /// [`LogError::BaseDamaged`], [`LogError::Newer`], [`LogError::Io`].
+    fn read_base(&self) -> Result<Option<BaseReader>, LogError> {
+        Ok(None)
+    }
+
+    /// Begins a base image, which takes the place of the one before it when it is finished. There is one at a time.
+    ///
+    /// # Errors
+    /// [`LogError::ReadOnly`] where no images are kept, [`LogError::BeyondDurable`], [`LogError::NotWritten`] while another is being
+    /// written, [`LogError::Io`].
+    fn begin_base(&self, header: BaseHeader) -> Result<BaseWriter, LogError> {
+        let _ = header;
+        Err(LogError::ReadOnly)
+    }
+
+    /// What would be the earliest commit after [`CommitLog::trim`] up to `to`.
+    ///
+    /// # Errors
+    /// [`LogError::Io`], [`LogError::Poisoned`].
+    fn earliest_behind(&self, to: Lsn) -> Result<Lsn, LogError> {
+        let _ = to;
+        Ok(self.earliest())
+    }
+
+    /// Gives up the commits up to `to`, as many of them as the log can give up by themselves, and never the last durable one. Returns
+    /// the earliest commit that is left. Readers that stand before it get [`LogError::BelowRetained`] with their next commit.
+    ///
+    /// # Errors
+    /// [`LogError::BeyondBase`], [`LogError::ReadOnly`]: nothing was given up. [`LogError::Io`]: with the next opening they may be gone.
+    fn trim(&self, to: Lsn) -> Result<Lsn, LogError> {
+        Err(LogError::BeyondBase { to, base: Lsn::ORIGIN })
+    }
 }
 
 /// Where a reader fetches commits.

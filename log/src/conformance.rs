@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::commit::{Change, Commit, CommitHeader, EncodedCommit, Group};
+use crate::base::{BaseHeader, BaseRecord, BaseState};
+use crate::commit::{Change, Commit, CommitHeader, EncodedCommit, Group, ProducerId, ProducerSequence};
 use crate::commit_log::{CommitLog, LogReader};
 use crate::error::LogError;
 use crate::position::{CommitTime, Epoch, Lsn, RowId, TableId};
@@ -23,6 +24,8 @@ pub fn run<L: CommitLog>(mut fresh: impl FnMut() -> L) {
     a_commit_of_many_parts_reads_back_whole(&fresh());
     a_position_beyond_the_durable_end_is_refused(&fresh());
     an_empty_group_changes_nothing(&fresh());
+    a_base_image_reads_back_and_takes_the_place_of_the_one_before(&fresh());
+    commits_are_trimmed_as_far_as_the_base_image_goes_and_never_the_last(&fresh());
     readers_do_not_disturb_one_another_nor_the_writer(fresh());
 }
 
@@ -51,6 +54,50 @@ pub fn sample_commit(lsn: Lsn, rows: u64, row_bytes: usize) -> EncodedCommit {
 pub fn sample_group(after: Lsn, count: u64) -> Group {
     let commits = (1..=count).map(|step| sample_commit(after.advanced_by(step), 1 + step % 3, 40)).collect();
     Group { commits }
+}
+
+/// An image at `lsn` with a record of each kind, and `rows` rows of `row_bytes` bytes.
+#[must_use]
+pub fn sample_base(lsn: Lsn, rows: u64, row_bytes: usize) -> (BaseHeader, Vec<BaseRecord>) {
+    let header =
+        BaseHeader { lsn, time: CommitTime { micros: lsn.value(), logical: 1 }, next_row: RowId::new(rows + 1) };
+    let record = |state| BaseRecord { lsn, state };
+    let row = |row: u64| {
+        let image = vec![(row ^ lsn.value()) as u8; row_bytes].into();
+        record(BaseState::Row { table: TableId::new(17), row: RowId::new(row), image })
+    };
+    let entry = |entry| record(BaseState::Catalog { object: 17, entry });
+    let mut records = vec![entry(Some(Bytes::from_static(b"{}"))), entry(None)];
+    records.extend((1..=rows).map(row));
+    let (of, position) = (Bytes::from_static(b"source"), Bytes::from_static(b"position"));
+    records.push(record(BaseState::Position { of, position }));
+    let producer = ProducerId([7; 16]);
+    records.push(record(BaseState::Sequence(ProducerSequence { producer, sequence: 3 })));
+    (header, records)
+}
+
+/// Gives a log the sample image at `lsn`.
+///
+/// # Errors
+/// As the log answers.
+pub fn write_sample_base<L: CommitLog + ?Sized>(log: &L, lsn: Lsn) -> Result<(), LogError> {
+    let (header, records) = sample_base(lsn, 5, 300);
+    let mut writer = log.begin_base(header)?;
+    records.into_iter().try_for_each(|record| writer.push(record))?;
+    writer.finish()
+}
+
+/// Reads the whole base image.
+///
+/// # Errors
+/// As the log answers.
+pub fn read_base<L: CommitLog + ?Sized>(log: &L) -> Result<Option<(BaseHeader, Vec<BaseRecord>)>, LogError> {
+    let Some(mut reader) = log.read_base()? else { return Ok(None) };
+    let mut records = Vec::new();
+    while let Some(record) = reader.try_next()? {
+        records.push(record);
+    }
+    Ok(Some((*reader.header(), records)))
 }
 
 fn append<L: CommitLog>(log: &L, count: u64) -> Group {
@@ -156,6 +203,70 @@ fn an_empty_group_changes_nothing<L: CommitLog>(log: &L) {
     assert_eq!(log.appended(), Lsn::new(1));
     assert_eq!(log.make_durable().expect("a sync"), Lsn::new(1));
     assert_eq!(log.make_durable().expect("a second sync"), Lsn::new(1));
+}
+
+fn a_base_image_reads_back_and_takes_the_place_of_the_one_before<L: CommitLog>(log: &L) {
+    append(log, 4);
+    assert!(matches!(log.begin_base(sample_base(Lsn::new(1), 1, 1).0), Err(LogError::BeyondDurable { .. })));
+    log.make_durable().expect("a sync");
+    assert!(log.base().is_none() && read_base(log).expect("a readable log").is_none());
+    write_sample_base(log, Lsn::new(2)).expect("an image");
+    assert_eq!(read_base(log).expect("an image"), Some(sample_base(Lsn::new(2), 5, 300)));
+    // Many parts.
+    let (header, records) = sample_base(Lsn::new(4), 60, 100_000);
+    let mut writer = log.begin_base(header).expect("a place for an image");
+    records.iter().cloned().try_for_each(|record| writer.push(record)).expect("a part");
+    assert_eq!(log.base(), Some(Lsn::new(2)), "until it is finished, the one before it stands");
+    drop(writer);
+    assert_eq!(log.base(), Some(Lsn::new(2)), "one that is given up leaves nothing behind");
+    let mut writer = log.begin_base(header).expect("a place for an image");
+    records.iter().cloned().try_for_each(|record| writer.push(record)).expect("a part");
+    writer.finish().expect("an image");
+    assert_eq!(log.base(), Some(Lsn::new(4)));
+    assert_eq!(read_base(log).expect("an image"), Some((header, records)));
+}
+
+fn commits_are_trimmed_as_far_as_the_base_image_goes_and_never_the_last<L: CommitLog>(log: &L) {
+    const COMMITS: u64 = 600;
+    let all: Vec<_> = (0..COMMITS / 6)
+        .flat_map(|_| {
+            let group = append(log, 6);
+            log.make_durable().expect("a sync");
+            group.commits
+        })
+        .collect();
+    let beyond = |base| {
+        let error = log.trim(Lsn::new(base + 1)).expect_err("no image goes as far");
+        assert!(matches!(error, LogError::BeyondBase { .. }), "{error}");
+    };
+    beyond(0);
+    let mut standing = log.read_after(Lsn::ORIGIN).expect("the beginning");
+    standing.try_next().expect("a readable log").expect("the first commit");
+    let mut earliest = log.earliest();
+    for base in [0, COMMITS / 2, COMMITS] {
+        if base > 0 {
+            write_sample_base(log, Lsn::new(base)).expect("an image");
+        }
+        beyond(base);
+        let trimmed = log.trim(Lsn::new(base)).expect("a base image");
+        assert_eq!(trimmed, log.earliest());
+        assert!(earliest <= trimmed && trimmed.previous() <= Lsn::new(base), "{trimmed} of {base}");
+        assert!(trimmed <= Lsn::new(COMMITS), "the last commit is kept");
+        earliest = trimmed;
+        let kept = read_all(log, earliest.previous());
+        assert!(kept.iter().map(|commit| &**commit).eq(&all[earliest.previous().value() as usize..]));
+        if earliest > Lsn::new(1) {
+            let below = log.read_after(Lsn::new(earliest.value() - 2));
+            assert!(matches!(below, Err(LogError::BelowRetained { earliest: named, .. }) if named == earliest));
+        }
+    }
+    assert!(earliest > Lsn::new(COMMITS / 2), "most of it is gone: {earliest}");
+    let error = standing.try_next().expect_err("what it stood before is gone");
+    assert!(matches!(error, LogError::BelowRetained { earliest: named, .. } if named == earliest), "{error}");
+    assert_eq!(standing.position(), Lsn::new(1));
+    append(log, 3);
+    log.make_durable().expect("a sync");
+    assert_eq!(read_all(log, Lsn::new(COMMITS)).len(), 3, "it goes on");
 }
 
 fn readers_do_not_disturb_one_another_nor_the_writer<L: CommitLog>(log: L) {

@@ -79,6 +79,22 @@ pub enum LogError {
         /// The last durable commit.
         durable: Lsn,
     },
+    /// What a trimmed log begins with cannot be read. The commits before it are gone: restore a backup; nothing was changed.
+    #[error("the base image at lsn {lsn} is damaged: {what}")]
+    BaseDamaged {
+        /// What it is an image of.
+        lsn: Lsn,
+        /// What was found.
+        what: String,
+    },
+    /// Commits are trimmed away only as far as a base image holds what they amount to. Nothing was trimmed.
+    #[error("commits up to lsn {to} cannot be trimmed: the base image reaches up to lsn {base}")]
+    BeyondBase {
+        /// Up to where was asked for.
+        to: Lsn,
+        /// What the image is of; the origin when there is none.
+        base: Lsn,
+    },
     /// There is no log in the directory.
     #[error("no log in {path}", path = path.display())]
     Missing {

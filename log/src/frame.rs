@@ -43,8 +43,10 @@ pub enum FrameKind {
     Commit,
     /// Nothing but a newer `synced lsn`.
     Mark,
-    /// The footer of a sealed segment ([`Seal`]).
+    /// The footer of a sealed segment, or of a base image ([`Seal`]).
     Seal,
+    /// A part of a base image ([`crate::base`]); never in a segment.
+    Base,
 }
 
 impl FrameKind {
@@ -53,6 +55,7 @@ impl FrameKind {
             Self::Commit => 1,
             Self::Mark => 2,
             Self::Seal => 3,
+            Self::Base => 4,
         }
     }
 
@@ -61,6 +64,7 @@ impl FrameKind {
             1 => Some(Self::Commit),
             2 => Some(Self::Mark),
             3 => Some(Self::Seal),
+            4 => Some(Self::Base),
             _ => None,
         }
     }
@@ -87,7 +91,7 @@ pub struct FrameHeader {
     pub synced: Lsn,
     /// The checksum of the frame before it, across segments; 0 for the first of a log.
     pub previous: u32,
-    /// Its number within its commit, from 0; 0 for other kinds.
+    /// Its number within its commit or its base image, from 0; 0 for other kinds.
     pub part: u32,
 }
 

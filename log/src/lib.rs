@@ -5,6 +5,7 @@
 //! imports nothing of ours, and it takes clock, disk and entropy from outside ([`env`]).
 
 mod background;
+pub mod base;
 mod chain;
 pub mod checked_json;
 pub mod commit;

@@ -8,8 +8,10 @@
 //!
 //! An append writes a group's frames with one call; `make_durable` syncs them with one `fdatasync`. When a segment is full it gets
 //! a footer and is synced before the next is used. Everything else happens beside the commit path, in [`SegmentedLog::maintain`]:
-//! the next segment is prepared, the manifest follows, and a mark tells the last sync when the log falls idle.
+//! the next segment is prepared, the manifest follows, and a mark tells the last sync when the log falls idle. Whole segments at the
+//! beginning are trimmed away when a base image holds what their commits amount to; their files become segments again.
 
+mod base;
 mod directory;
 mod index;
 mod maintenance;
@@ -23,6 +25,7 @@ mod scrub;
 mod supply;
 #[cfg(test)]
 mod tests;
+mod trim;
 mod view;
 mod writer;
 
@@ -36,11 +39,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::background::Background;
+use crate::base::{BaseHeader, BaseReader, BaseWriter};
 use crate::commit::{EncodedCommit, Group};
 use crate::commit_log::{CommitLog, LogReader};
 use crate::env::{Access, DiskLock, Env, LockError};
 use crate::error::{LogError, NotWritten};
 use crate::position::{Epoch, LogId, Lsn, SegmentId};
+use base::BaseFileSink;
 use directory::{Directory, Identity, Prepared, SEGMENT_HEADER_BYTES};
 use index::Place;
 use maintenance::{Bell, Maintenance};
@@ -108,6 +113,7 @@ struct Shared {
     epoch: Epoch,
     writing: Mutex<Writing>,
     supply: Mutex<Supply>,
+    trimming: Mutex<()>,
     is_space_low: AtomicBool,
     bell: Bell,
     scrubbed: Mutex<Scrubbed>,
@@ -226,8 +232,8 @@ impl Shared {
             }
         }
         let last = tail.segments.last().map(|segment| segment.id).max(manifest.sealed.map(|sealed| sealed.segment));
-        let mut supply =
-            Supply { ready, next: last.map_or(manifest.first, SegmentId::next), manifest: manifest.clone() };
+        let next = last.map_or(manifest.first, SegmentId::next);
+        let mut supply = Supply { ready, next, spares: Vec::new(), manifest: manifest.clone() };
         let (active, at) = match tail.active {
             Some(active) => {
                 let file = directory.open(&directory.segment_path(active.id), Access::ReadWrite)?;
@@ -250,12 +256,11 @@ impl Shared {
         manifest.active = active.id;
         manifest.clean = None;
         manifest.store(&directory)?;
-        let (epoch, first) = (manifest.epoch, (manifest.first, manifest.trimmed));
+        directory.tidy(manifest.first, manifest.base);
+        let (epoch, durable_end) = (manifest.epoch, (active.id, at.offset));
+        let (index, tail_bytes) = (tail.index(), options.tail_bytes_max);
+        let reading = Reading::new(directory, identity, index, tail_bytes, tail.complete, durable_end, &manifest);
         supply.manifest = manifest;
-        let durable_end = (active.id, at.offset);
-        let index = tail.index();
-        let reading =
-            Reading::new(directory, identity, index, options.tail_bytes_max, tail.complete, durable_end, first);
         let writer = Writer::new(identity, epoch, active, at, &written, tail.complete);
         let told = tail.synced;
         let synced_at = env.clock.monotonic();
@@ -265,6 +270,7 @@ impl Shared {
             epoch,
             writing: Mutex::new(Writing { writer, pending: Vec::new(), told, synced_at }),
             supply: Mutex::new(supply),
+            trimming: Mutex::new(()),
             is_space_low: AtomicBool::new(false),
             bell: Bell::default(),
             scrubbed: Mutex::default(),
@@ -448,11 +454,40 @@ impl CommitLog for SegmentedLog {
     fn read_after(&self, after: Lsn) -> Result<LogReader, LogError> {
         Reading::read_after(&self.shared.reading, after)
     }
+
+    fn base(&self) -> Option<Lsn> {
+        *self.shared.reading.base()
+    }
+
+    fn read_base(&self) -> Result<Option<BaseReader>, LogError> {
+        self.shared.reading.read_base()
+    }
+
+    fn begin_base(&self, header: BaseHeader) -> Result<BaseWriter, LogError> {
+        self.shared.reading.check_poison()?;
+        let (after, durable) = (header.lsn, *self.shared.reading.durable.borrow());
+        if after > durable {
+            return Err(LogError::BeyondDurable { after, durable });
+        }
+        Ok(BaseWriter::new(header, Box::new(BaseFileSink::create(&self.shared, header.lsn)?)))
+    }
+
+    fn earliest_behind(&self, to: Lsn) -> Result<Lsn, LogError> {
+        self.shared.earliest_behind(to)
+    }
+
+    fn trim(&self, to: Lsn) -> Result<Lsn, LogError> {
+        self.shared.trim(to)
+    }
 }
 
 impl Drop for SegmentedLog {
     fn drop(&mut self) {
         (self.maintenance, self.scrubber) = (None, None);
+        // Files of trimmed segments that did not become segments again: what is left of them goes with the next opening.
+        for (spare, _) in self.shared.supply().spares.drain(..) {
+            let _ = self.shared.reading.directory.disk.remove(&spare);
+        }
         // Readers may outlive the log: they come to its end.
         self.shared.reading.close();
     }
@@ -516,7 +551,7 @@ fn begin(env: &Env, directory: &Directory, options: &SegmentedOptions) -> Result
     let identity = Identity { log: LogId::from_bytes(env.entropy.draw()), salt: env.entropy.draw() };
     let mut manifest = Manifest::new(identity);
     let first = manifest.first;
-    directory.prepare_segment(identity, first, options.segment_bytes(first)).map_err(not_written)?;
+    directory.prepare_segment(identity, first, options.segment_bytes(first), None).map_err(not_written)?;
     manifest.store(directory)?;
     Ok(manifest)
 }

@@ -6,7 +6,6 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_log::commit::{EncodedCommit, Group, ProducerId, ProducerSequence};
@@ -16,7 +15,9 @@ use highwater_log::position::{ColumnId, CommitTime, RowId, SchemaVersion, Segmen
 use highwater_log::row::RowLayout;
 use highwater_log::schema::{CatalogEntry, ColumnSchema, Namespace, TableSchema, UniqueSchema};
 use highwater_log::value::{Array, ColumnType, ElementType, Interval, Value};
-use highwater_log::{Change, Commit, CommitHeader, CommitLog, Epoch, Lsn, SegmentedLog, SegmentedOptions, key};
+use highwater_log::{
+    Change, Commit, CommitHeader, CommitLog, Epoch, Lsn, SegmentedLog, SegmentedOptions, conformance, key,
+};
 
 /// Compares `bytes` with the golden file `name`, both as hexadecimal lines of 32 bytes.
 fn assert_golden(name: &str, bytes: &[u8]) {
@@ -213,19 +214,28 @@ fn a_log_directory_is_stored_as_ever() {
         is_self_maintained: false,
         ..SegmentedOptions::default()
     };
-    let log = SegmentedLog::open(&env, path, options).unwrap();
+    let log = SegmentedLog::open(&env, path, options.clone()).unwrap();
     for lsn in 1..=8 {
         log.append(log.epoch(), Lsn::new(lsn - 1), &Group { commits: vec![commit(lsn)] }).unwrap();
         log.make_durable().unwrap();
     }
     log.maintain().unwrap();
     log.close().unwrap();
-    let disk: Arc<dyn Disk> = disk;
+    assert_golden_directory("log", &*disk, path);
+    // Trimmed: a base image, a manifest that tells of it, and what is left of the segments.
+    let log = SegmentedLog::open(&env, path, options).unwrap();
+    conformance::write_sample_base(&log, Lsn::new(6)).unwrap();
+    assert!(log.trim(Lsn::new(6)).unwrap() > Lsn::new(1));
+    log.close().unwrap();
+    assert_golden_directory("log-trimmed", &*disk, path);
+}
+
+fn assert_golden_directory(golden: &str, disk: &dyn Disk, path: &Path) {
     for name in disk.list(path).unwrap() {
         let file = disk.open(&path.join(&name), Access::Read).unwrap();
         let mut bytes = vec![0; file.byte_len().unwrap() as usize];
         file.read_at(&mut bytes, 0).unwrap();
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        assert_golden(&format!("log/{name}"), &bytes[..used]);
+        assert_golden(&format!("{golden}/{name}"), &bytes[..used]);
     }
 }

@@ -4,6 +4,7 @@
 //! LOCK                            held by the process that has the log open for writing
 //! manifest-00000000000000000007   see `manifest`
 //! segment-00000000000000000001    header block of 4,096 bytes, then frames
+//! base-00000000000000000012       see `base`
 //!
 //! header block := magic "HWSEGMNT" | format version u32 | zero u32 | log id 16 | segment id u64 | file length u64
 //!                 | the log's salt 16 | CRC-32C of the 64 bytes before it | zeros
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use crate::env::{Access, Disk, DiskFile};
 use crate::error::LogError;
 use crate::frame::FrameSeed;
-use crate::position::{LogId, SegmentId};
+use crate::position::{LogId, Lsn, SegmentId};
 
 /// Bytes of a segment's header block; frames begin behind it, so that no write of a frame touches its page.
 pub(super) const SEGMENT_HEADER_BYTES: u64 = 4096;
@@ -40,6 +41,10 @@ impl Directory {
         self.path.join(format!("{SEGMENT_PREFIX}{id:020}"))
     }
 
+    pub(super) fn base_path(&self, lsn: Lsn) -> PathBuf {
+        self.path.join(format!("{BASE_PREFIX}{lsn:020}"))
+    }
+
     pub(super) fn manifest_path(&self, generation: u64) -> PathBuf {
         self.path.join(format!("{MANIFEST_PREFIX}{generation:020}"))
     }
@@ -55,6 +60,22 @@ impl Directory {
         };
         let segments = numbers(SEGMENT_PREFIX).into_iter().map(SegmentId::new).collect();
         Ok((segments, numbers(MANIFEST_PREFIX)))
+    }
+
+    /// Removes what a crash may have left behind: temporary files, trimmed segments, older base images. Best effort: none of it does
+    /// any harm.
+    pub(super) fn tidy(&self, first: SegmentId, base: Option<Lsn>) {
+        let is_left_over = |name: &String| {
+            let number =
+                |prefix: &str| name.strip_prefix(prefix).filter(|digits| digits.len() == 20)?.parse::<u64>().ok();
+            Path::new(name).extension().is_some_and(|extension| extension == "tmp")
+                || number(SEGMENT_PREFIX).is_some_and(|id| id < first.value())
+                || number(BASE_PREFIX).is_some_and(|lsn| base.is_some_and(|base| lsn < base.value()))
+        };
+        let names = self.disk.list(&self.path).unwrap_or_default();
+        for name in names.iter().filter(|name| is_left_over(name)) {
+            let _ = self.disk.remove(&self.path.join(name));
+        }
     }
 
     pub(super) fn open(&self, path: &Path, access: Access) -> Result<Arc<dyn DiskFile>, LogError> {
@@ -78,10 +99,22 @@ impl Directory {
     /// Creates a segment of `bytes` bytes, written with zeros (never sparse: a write that allocates nothing needs no journal) and
     /// durable, header last: a segment with a valid header is whole. It takes its name last of all, in the place of an unused file
     /// that may have it, so that at no time a segment is missing that was there before.
-    pub(super) fn prepare_segment(&self, identity: Identity, id: SegmentId, bytes: u64) -> Result<Prepared, LogError> {
+    ///
+    /// A `spare` file, a trimmed segment of the same length, is taken as it is: its frames name another segment, and so are none.
+    pub(super) fn prepare_segment(
+        &self,
+        identity: Identity,
+        id: SegmentId,
+        bytes: u64,
+        spare: Option<&Path>,
+    ) -> Result<Prepared, LogError> {
         let path = self.segment_path(id);
         let temporary = path.with_extension("tmp");
-        let prepared = self.fill_segment(&path, &temporary, SegmentHeader { identity, segment: id, bytes });
+        let header = SegmentHeader { identity, segment: id, bytes };
+        let prepared = match spare {
+            Some(spare) => self.recycle_segment(spare, &path, &temporary, header),
+            None => self.fill_segment(&path, &temporary, header),
+        };
         if prepared.is_err() {
             // What is left of it holds nothing, and the next attempt removes it, too.
             let _ = self.disk.remove(&temporary);
@@ -100,6 +133,29 @@ impl Directory {
         .map_err(self.failed("create", temporary))?;
         zero(&*file, SEGMENT_HEADER_BYTES, header.bytes).map_err(self.failed("fill", temporary))?;
         file.sync_data().map_err(self.failed("sync", temporary))?;
+        self.name_segment(file, path, temporary, header)
+    }
+
+    fn recycle_segment(
+        &self,
+        spare: &Path,
+        path: &Path,
+        temporary: &Path,
+        header: SegmentHeader,
+    ) -> Result<Prepared, LogError> {
+        self.disk.rename(spare, temporary).map_err(self.failed("rename", spare))?;
+        let file = self.open(temporary, Access::ReadWrite)?;
+        self.name_segment(file, path, temporary, header)
+    }
+
+    /// The last steps: the header, then the name.
+    fn name_segment(
+        &self,
+        file: Arc<dyn DiskFile>,
+        path: &Path,
+        temporary: &Path,
+        header: SegmentHeader,
+    ) -> Result<Prepared, LogError> {
         file.write_at(&header.encode(), 0).map_err(self.failed("write", temporary))?;
         file.sync_data().map_err(self.failed("sync", temporary))?;
         self.disk.rename(temporary, path).map_err(self.failed("rename", temporary))?;
@@ -242,4 +298,5 @@ impl Identity {
 const SEGMENT_MAGIC: [u8; 8] = *b"HWSEGMNT";
 const SEGMENT_PREFIX: &str = "segment-";
 const MANIFEST_PREFIX: &str = "manifest-";
+const BASE_PREFIX: &str = "base-";
 const ZERO_CHUNK_BYTES: u64 = 1024 * 1024;

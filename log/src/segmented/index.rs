@@ -30,6 +30,11 @@ impl Index {
         }
     }
 
+    /// Forgets the segments before `first`.
+    pub(super) fn forget_before(&mut self, first: SegmentId) {
+        self.segments = self.segments.split_off(&first);
+    }
+
     /// The first place known of a segment.
     pub(super) fn first_of(&self, segment: SegmentId) -> Option<Place> {
         self.segments.get(&segment)?.first().copied()

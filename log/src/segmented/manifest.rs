@@ -30,6 +30,9 @@ pub(super) struct Manifest {
     pub(super) first: SegmentId,
     /// Commits up to here are trimmed away.
     pub(super) trimmed: Lsn,
+    /// What the base image is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base: Option<Lsn>,
     /// The last segment known to be sealed, with its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) sealed: Option<Sealed>,
@@ -78,6 +81,7 @@ impl Manifest {
             epoch: Epoch::default(),
             first: SegmentId::new(1),
             trimmed: Lsn::ORIGIN,
+            base: None,
             sealed: None,
             active: SegmentId::new(1),
             clean: None,
@@ -124,6 +128,11 @@ impl Manifest {
         }
         *self = next;
         Ok(())
+    }
+
+    /// Writes it as often as generations are kept: what goes next must be known to be gone by all of them.
+    pub(super) fn store_in_all_generations(&mut self, directory: &Directory) -> Result<(), LogError> {
+        (0..GENERATIONS_KEPT).try_for_each(|_| self.store(directory))
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

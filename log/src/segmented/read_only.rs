@@ -9,6 +9,7 @@ use super::SegmentedOptions;
 use super::directory::{Directory, SEGMENT_HEADER_BYTES};
 use super::reading::Reading;
 use super::recovery::Survey;
+use crate::base::BaseReader;
 use crate::commit::Group;
 use crate::commit_log::{CommitLog, LogReader};
 use crate::env::Env;
@@ -43,8 +44,7 @@ impl ReadOnlyLog {
         // Whole segments are taken as they are: what lies behind `durable` in them is not asked for.
         let last = tail.active.map(|active| active.id).or(tail.sealed.map(|sealed| sealed.segment));
         let end = last.map_or((manifest.first, SEGMENT_HEADER_BYTES), |last| (last.next(), SEGMENT_HEADER_BYTES));
-        let first = (manifest.first, manifest.trimmed);
-        let reading = Reading::new(directory, identity, tail.index(), options.tail_bytes_max, durable, end, first);
+        let reading = Reading::new(directory, identity, tail.index(), options.tail_bytes_max, durable, end, &manifest);
         Ok(Self { reading: Arc::new(reading), epoch: tail.epoch })
     }
 }
@@ -80,6 +80,18 @@ impl CommitLog for ReadOnlyLog {
 
     fn read_after(&self, after: Lsn) -> Result<LogReader, LogError> {
         Reading::read_after(&self.reading, after)
+    }
+
+    fn base(&self) -> Option<Lsn> {
+        *self.reading.base()
+    }
+
+    fn read_base(&self) -> Result<Option<BaseReader>, LogError> {
+        self.reading.read_base()
+    }
+
+    fn trim(&self, _to: Lsn) -> Result<Lsn, LogError> {
+        Err(LogError::ReadOnly)
     }
 }
 

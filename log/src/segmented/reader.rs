@@ -33,12 +33,32 @@ impl CommitSource for SegmentSource {
     }
 
     fn fetch(&mut self, lsn: Lsn) -> Result<Arc<EncodedCommit>, LogError> {
-        if let Some(commit) = self.reading.tail().find(lsn) {
+        loop {
+            let earliest = self.reading.earliest();
+            if lsn < earliest {
+                return Err(LogError::BelowRetained { after: lsn.previous(), earliest });
+            }
+            if let Some(commit) = self.reading.tail().find(lsn) {
+                self.cursor = None;
+                return Ok(commit);
+            }
+            let outcome = self.fetch_from_files(lsn);
+            if outcome.is_ok() || self.reading.earliest() == earliest {
+                return outcome;
+            }
+            // The log was trimmed meanwhile: what went wrong may be that a file has gone, or holds something else by now.
             self.cursor = None;
-            return Ok(commit);
         }
+    }
+}
+
+impl SegmentSource {
+    fn fetch_from_files(&mut self, lsn: Lsn) -> Result<Arc<EncodedCommit>, LogError> {
         let cursor = match &mut self.cursor {
-            Some(cursor) if cursor.chain.complete().next() == lsn => cursor,
+            // The file of a segment that was trimmed may hold another one by now.
+            Some(cursor) if cursor.chain.complete().next() == lsn && cursor.segment >= self.reading.first_segment() => {
+                cursor
+            }
             _ => self.cursor.insert(self.reading.seek(lsn)?),
         };
         loop {
@@ -189,6 +209,8 @@ impl Reading {
         }
         let mut cursor = Cursor::open(self, segment, SEGMENT_HEADER_BYTES, Chain::joining(Lsn::ORIGIN))?;
         match cursor.header(self)? {
+            // What a file held that was another segment before.
+            Ok(checked) if checked.header.segment != segment => Ok(None),
             Ok(checked) => {
                 let complete = Chain::complete_before(&checked.header);
                 let place = Place { complete, offset: SEGMENT_HEADER_BYTES };

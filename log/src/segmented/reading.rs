@@ -4,9 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::base;
 use super::directory::{Directory, Identity};
 use super::index::Index;
+use super::manifest::Manifest;
 use super::reader::SegmentSource;
+use crate::base::BaseReader;
 use crate::commit_log::LogReader;
 use crate::error::LogError;
 use crate::position::{Lsn, SegmentId};
@@ -25,7 +28,8 @@ pub(super) struct Reading {
     announce: Mutex<Option<watch::Sender<Lsn>>>,
     poison: Mutex<Option<Arc<str>>>,
     /// The first segment that is kept, and the last commit that is trimmed away.
-    first: (SegmentId, Lsn),
+    first: Mutex<(SegmentId, Lsn)>,
+    base: Mutex<Option<Lsn>>,
 }
 
 impl Reading {
@@ -36,7 +40,7 @@ impl Reading {
         tail_bytes_max: usize,
         durable: Lsn,
         durable_end: (SegmentId, u64),
-        first: (SegmentId, Lsn),
+        manifest: &Manifest,
     ) -> Self {
         let (announce, durable) = watch::channel(durable);
         Self {
@@ -48,8 +52,21 @@ impl Reading {
             durable,
             announce: Mutex::new(Some(announce)),
             poison: Mutex::new(None),
-            first,
+            first: Mutex::new((manifest.first, manifest.trimmed)),
+            base: Mutex::new(manifest.base),
         }
+    }
+
+    pub(super) fn read_base(&self) -> Result<Option<BaseReader>, LogError> {
+        self.check_poison()?;
+        let base = *self.base();
+        base.map(|lsn| base::read(&self.directory, self.identity, lsn)).transpose()
+    }
+
+    /// Commits up to `trimmed` are gone, and the segments before `first` about to go.
+    pub(super) fn note_trimmed(&self, first: SegmentId, trimmed: Lsn) {
+        *self.first() = (first, trimmed);
+        self.index().forget_before(first);
     }
 
     pub(super) fn read_after(reading: &Arc<Self>, after: Lsn) -> Result<LogReader, LogError> {
@@ -92,12 +109,20 @@ impl Reading {
         self.durable_end().0
     }
 
-    pub(super) const fn first_segment(&self) -> SegmentId {
-        self.first.0
+    pub(super) fn base(&self) -> MutexGuard<'_, Option<Lsn>> {
+        self.base.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) const fn earliest(&self) -> Lsn {
-        self.first.1.next()
+    fn first(&self) -> MutexGuard<'_, (SegmentId, Lsn)> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn first_segment(&self) -> SegmentId {
+        self.first().0
+    }
+
+    pub(super) fn earliest(&self) -> Lsn {
+        self.first().1.next()
     }
 
     pub(super) fn check_poison(&self) -> Result<(), LogError> {

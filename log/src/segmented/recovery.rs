@@ -122,7 +122,8 @@ pub(super) fn find_tail(
         active: None,
         sealed: manifest.sealed,
     };
-    let proven = witness.max(manifest.clean.unwrap_or(Lsn::ORIGIN)).max(sealed_lsn);
+    let told = [manifest.clean, manifest.base].into_iter().flatten();
+    let proven = told.fold(witness.max(sealed_lsn), Lsn::max);
     let last = segments.iter().rposition(|segment| segment.has_frames);
     let mut chain = match manifest.sealed {
         Some(sealed) => Chain::after(sealed.checksum, sealed.lsn, sealed.next_part),

@@ -1,4 +1,4 @@
-//! Sealed segments are read again now and then: bits rot where nobody looks.
+//! Sealed segments and the base image are read again now and then: bits rot where nobody looks.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, PoisonError};
@@ -7,6 +7,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Shared;
+use super::base;
 use super::directory::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::background::Background;
 use crate::env::{Access, DiskFile};
@@ -29,14 +30,14 @@ impl Default for ScrubOptions {
     }
 }
 
-/// What reading sealed segments again has found.
+/// What reading sealed segments, and the base image, again has found.
 #[derive(Clone, Debug, Default)]
 pub struct Scrubbed {
-    /// Passes over all sealed segments that came to their end.
+    /// Passes over all of them that came to their end.
     pub passes: u64,
     /// Bytes read, over all passes.
     pub bytes: u64,
-    /// What the last look at each damaged segment found.
+    /// What the last look at each damaged file found.
     pub damages: Vec<Damage>,
 }
 
@@ -59,18 +60,46 @@ impl Shared {
                     Some(Damage { what, segment: id, bytes: 0..0, first: complete.next(), last: durable })
                 }
             };
-            let mut scrubbed = self.scrubbed();
-            scrubbed.damages.retain(|damage| damage.segment != id);
-            if let Some(damage) = &damage {
-                tracing::error!(%damage, "a sealed segment of the log has rotted: put it back from a copy");
-            }
-            scrubbed.damages.extend(damage);
-            drop(scrubbed);
-            id = id.next();
+            // What was trimmed meanwhile is not missed.
+            let kept_from = self.reading.first_segment();
+            self.note_scrubbed(|segment| segment == id, damage.filter(|_| id >= kept_from));
+            id = id.next().max(kept_from);
+        }
+        if self.check_base(&mut pause)?.is_break() {
+            return Ok(self.scrubbed().clone());
         }
         let mut scrubbed = self.scrubbed();
         scrubbed.passes += 1;
         Ok(scrubbed.clone())
+    }
+
+    /// Puts what was found in the place of what was known of these segments.
+    fn note_scrubbed(&self, is_replaced: impl Fn(SegmentId) -> bool, damage: Option<Damage>) {
+        let mut scrubbed = self.scrubbed();
+        scrubbed.damages.retain(|damage| !is_replaced(damage.segment));
+        if let Some(damage) = &damage {
+            tracing::error!(%damage, "the log has rotted: put its file back from a copy");
+        }
+        scrubbed.damages.extend(damage);
+    }
+
+    /// Reads the base image again, where there is one.
+    fn check_base(&self, pause: &mut impl FnMut(u64) -> ControlFlow<()>) -> Result<ControlFlow<()>, LogError> {
+        let Some(lsn) = *self.reading.base() else { return Ok(ControlFlow::Continue(())) };
+        let (mut flow, mut read) = (ControlFlow::Continue(()), 0);
+        let damage = base::check(&self.reading.directory, self.reading.identity, lsn, |bytes| {
+            read += bytes;
+            flow = pause(bytes);
+            flow
+        })?;
+        self.scrubbed().bytes += read;
+        // Another one may have taken its place.
+        if flow.is_continue() && *self.reading.base() == Some(lsn) {
+            // With it goes what was known of segments that are trimmed by now.
+            let kept_from = self.reading.first_segment();
+            self.note_scrubbed(|segment| segment < kept_from, damage);
+        }
+        Ok(flow)
     }
 
     /// Reads a sealed segment again, and checks every byte of it. `complete` is the last whole commit before it, then the last in it.

@@ -1,6 +1,7 @@
 //! Segments ahead of need.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 
 use super::directory::{Directory, Identity, Prepared};
 use super::manifest::Manifest;
@@ -11,6 +12,8 @@ use crate::position::SegmentId;
 pub(super) struct Supply {
     pub(super) ready: VecDeque<Prepared>,
     pub(super) next: SegmentId,
+    /// Files of trimmed segments, to be used again, with their lengths.
+    pub(super) spares: Vec<(PathBuf, u64)>,
     pub(super) manifest: Manifest,
 }
 
@@ -36,7 +39,14 @@ impl Supply {
                 self.next = segment.id;
                 self.ready.truncate(index);
             }
-            let segment = directory.prepare_segment(identity, self.next, *length).map_err(not_written)?;
+            let spare =
+                self.spares.iter().position(|(_, bytes)| bytes == length).map(|at| self.spares.swap_remove(at).0);
+            // A spare file that cannot be used is given up: a new one may do.
+            let recycled = spare.map(|spare| directory.prepare_segment(identity, self.next, *length, Some(&spare)));
+            let segment = match recycled {
+                Some(Ok(segment)) => segment,
+                _ => directory.prepare_segment(identity, self.next, *length, None).map_err(not_written)?,
+            };
             self.next = segment.id.next();
             self.ready.push_back(segment);
         }

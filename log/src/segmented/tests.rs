@@ -6,6 +6,7 @@ use crate::env::simulated::{Fault, Random, SimulatedClock, SimulatedDisk, machin
 mod damage;
 mod faults;
 mod power_loss;
+mod trimming;
 
 const PATH: &str = "/data/log";
 
@@ -40,6 +41,24 @@ fn read_after(log: &SegmentedLog, after: Lsn) -> Result<Vec<EncodedCommit>, LogE
         commits.push(EncodedCommit::clone(&commit));
     }
     Ok(commits)
+}
+
+/// The last commit that is trimmed away, and all that are not.
+fn read_kept(log: &SegmentedLog) -> Result<(u64, Vec<EncodedCommit>), LogError> {
+    let trimmed = log.earliest().previous();
+    Ok((trimmed.value(), read_after(log, trimmed)?))
+}
+
+/// Asserts that what is trimmed away has a base image, and that it is whole.
+fn assert_base(log: &SegmentedLog) -> Result<(), LogError> {
+    let trimmed = log.earliest().previous();
+    let base = conformance::read_base(log)?;
+    assert!(trimmed == Lsn::ORIGIN || base.is_some(), "trimmed without a base image");
+    if let Some((header, records)) = base {
+        assert!(header.lsn >= trimmed, "the image is of {}, trimmed is {trimmed}", header.lsn);
+        assert_eq!((header, records), conformance::sample_base(header.lsn, 5, 300));
+    }
+    Ok(())
 }
 
 /// A log of several segments, some sealed, with marks; returns what was acknowledged.

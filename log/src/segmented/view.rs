@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::base;
 use super::directory::{Directory, Identity, SEGMENT_HEADER_BYTES, check_segment_header};
 use super::recovery::Survey;
 use super::scan::{Stop, scan};
+use crate::base::BaseReader;
 use crate::chain::{Chain, Link};
 use crate::commit::EncodedCommit;
 use crate::env::{Access, Env};
@@ -110,6 +112,26 @@ impl LogView {
         self.survey.tail.complete
     }
 
+    /// What the base image is of, if there is one.
+    #[must_use]
+    pub fn base(&self) -> Option<Lsn> {
+        self.survey.manifest.base
+    }
+
+    /// Reads the base image, if there is one.
+    ///
+    /// # Errors
+    /// [`LogError::BaseDamaged`], [`LogError::Newer`], [`LogError::Io`].
+    pub fn read_base(&self) -> Result<Option<BaseReader>, LogError> {
+        self.base().map(|lsn| base::read(&self.directory, self.identity, lsn)).transpose()
+    }
+
+    /// The earliest commit that is not trimmed away.
+    #[must_use]
+    pub fn earliest(&self) -> Lsn {
+        self.survey.manifest.trimmed.next()
+    }
+
     /// The segments, rising.
     ///
     /// # Errors
@@ -145,7 +167,7 @@ impl LogView {
     /// # Errors
     /// [`LogError::Damaged`] at the first commit that cannot be read, [`LogError::BelowRetained`], [`LogError::Io`].
     pub fn commits(&self, after: Lsn, mut visit: impl FnMut(EncodedCommit) -> ControlFlow<()>) -> Result<(), LogError> {
-        let earliest = self.survey.manifest.trimmed.next();
+        let earliest = self.earliest();
         if after.next() < earliest {
             return Err(LogError::BelowRetained { after, earliest });
         }
@@ -187,6 +209,13 @@ impl LogView {
     /// [`LogError::Io`], [`LogError::Newer`]; damage is part of the answer.
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<Verification, LogError> {
         let mut found = Verification { segments: 0, commits: 0, bytes: 0, damages: Vec::new() };
+        if let Some(lsn) = self.base() {
+            found.damages.extend(base::check(&self.directory, self.identity, lsn, |bytes| {
+                found.bytes += bytes;
+                progress(found.bytes);
+                ControlFlow::Continue(())
+            })?);
+        }
         let mut chain = self.first_chain();
         for id in self.survey.present.iter().copied().filter(|id| *id >= self.survey.manifest.first) {
             let is_used = self.survey.tail.active.is_some_and(|active| id <= active.id)

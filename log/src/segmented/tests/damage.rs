@@ -10,9 +10,18 @@ struct Sample {
 }
 
 fn sample(is_closed: bool) -> Sample {
+    sample_trimmed(is_closed, false)
+}
+
+fn sample_trimmed(is_closed: bool, is_trimmed: bool) -> Sample {
     let (env, disk, clock) = machine(9);
     let log = open(&env).unwrap();
     let acknowledged = write_sample(&log, &clock);
+    if is_trimmed {
+        let base = Lsn::new(acknowledged.len() as u64 / 2);
+        conformance::write_sample_base(&log, base).unwrap();
+        assert!(log.trim(base).unwrap() > Lsn::new(1));
+    }
     if is_closed {
         log.close().unwrap();
     } else {
@@ -42,15 +51,20 @@ impl Sample {
     /// Opens and reads everything: `Err` tells of a refusal, `Ok` of how many acknowledged commits were there.
     fn survive(&self, judgement: Judgement) -> Result<usize, LogError> {
         let log = SegmentedLog::open_judging(&self.env, Path::new(PATH), small_options(), judgement)?;
-        let read = read_after(&log, Lsn::ORIGIN)?;
-        let count = read.len().min(self.acknowledged.len());
-        assert_eq!(read[..count], self.acknowledged[..count], "a changed commit passed for a true one");
+        assert_base(&log)?;
+        let (trimmed, read) = read_kept(&log)?;
+        let count = (trimmed as usize + read.len()).min(self.acknowledged.len());
+        let kept = &self.acknowledged[trimmed as usize..count];
+        assert_eq!(read[..kept.len()], *kept, "a changed commit passed for a true one");
         Ok(count)
     }
 }
 
 fn is_refusal(error: &LogError) -> bool {
-    matches!(error, LogError::Damaged(_) | LogError::Newer { .. } | LogError::BelowRetained { .. })
+    matches!(
+        error,
+        LogError::Damaged(_) | LogError::BaseDamaged { .. } | LogError::Newer { .. } | LogError::BelowRetained { .. }
+    )
 }
 
 /// Flips `count` bits, one at a time, drawn over all files; returns how often commits were lost without a word.
@@ -79,8 +93,9 @@ fn silent_losses(sample: &Sample, count: u64, judgement: Judgement) -> usize {
 
 #[test]
 fn no_flipped_bit_loses_a_commit_silently() {
-    for is_closed in [true, false] {
-        assert_eq!(silent_losses(&sample(is_closed), 1_500, Judgement::Specified), 0);
+    for (is_closed, is_trimmed) in [(true, false), (false, false), (true, true), (false, true)] {
+        let sample = sample_trimmed(is_closed, is_trimmed);
+        assert_eq!(silent_losses(&sample, 1_500, Judgement::Specified), 0);
     }
 }
 
@@ -91,16 +106,18 @@ fn the_flips_find_a_log_that_is_cut_at_the_first_bad_frame() {
 
 #[test]
 fn a_missing_or_shortened_file_is_refused_or_repaired_and_never_a_loss() {
-    let sample = sample(true);
-    for (name, contents) in &sample.files {
-        let path = Path::new(PATH).join(name);
-        sample.restore();
-        sample.env.disk.remove(&path).unwrap();
-        check(&sample, name, "removed");
-        for length in [0, 1, 40, 4_095, 4_096, 4_200, contents.len() / 2, contents.len() - 1] {
+    for is_trimmed in [false, true] {
+        let sample = sample_trimmed(true, is_trimmed);
+        for (name, contents) in &sample.files {
+            let path = Path::new(PATH).join(name);
             sample.restore();
-            sample.disk.damage(&path, |bytes| bytes.truncate(length));
-            check(&sample, name, &format!("cut to {length}"));
+            sample.env.disk.remove(&path).unwrap();
+            check(&sample, name, "removed");
+            for length in [0, 1, 40, 4_095, 4_096, 4_200, contents.len() / 2, contents.len() - 1] {
+                sample.restore();
+                sample.disk.damage(&path, |bytes| bytes.truncate(length));
+                check(&sample, name, &format!("cut to {length}"));
+            }
         }
     }
 }
@@ -129,6 +146,20 @@ fn a_refusal_names_the_segment_the_bytes_and_the_commits() {
     assert_eq!(name, &format!("segment-{:020}", damage.segment));
     assert_eq!(damage.last, Lsn::new(sample.acknowledged.len() as u64));
     assert!(damage.first <= damage.last);
+}
+
+#[test]
+fn a_base_image_proves_that_what_it_is_of_was_durable() {
+    let (env, disk, _) = machine(12);
+    let log = open(&env).unwrap();
+    write(&log, 4);
+    conformance::write_sample_base(&log, Lsn::new(4)).unwrap();
+    drop(log);
+    disk.kill_process();
+    let segment = Path::new(PATH).join(format!("segment-{:020}", 1));
+    disk.damage(&segment, |bytes| bytes[SEGMENT_HEADER_BYTES as usize + 70] ^= 4);
+    let error = open(&env).unwrap_err();
+    assert!(matches!(&error, LogError::Damaged(damage) if damage.last == Lsn::new(4)), "{error}");
 }
 
 #[test]

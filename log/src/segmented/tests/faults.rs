@@ -6,8 +6,7 @@ use super::*;
 fn work(env: &Env, clock: &SimulatedClock, acknowledged: &mut Vec<EncodedCommit>) -> Result<(), LogError> {
     let log = open(env)?;
     // What was appended before a crash, and not acknowledged, may be there.
-    let mut appended = read_after(&log, Lsn::ORIGIN)?;
-    assert!(appended.len() >= acknowledged.len() && appended[..acknowledged.len()] == acknowledged[..]);
+    let mut appended = follow_on(&log, acknowledged)?;
     acknowledged.clone_from(&appended);
     for step in 0..14 {
         let group = match step % 5 {
@@ -29,6 +28,13 @@ fn work(env: &Env, clock: &SimulatedClock, acknowledged: &mut Vec<EncodedCommit>
             log.make_durable()?;
             acknowledged.clone_from(&appended);
         }
+        if step % 6 == 5 {
+            let durable = *log.durable().borrow();
+            let trimmed = conformance::write_sample_base(&log, durable).and_then(|()| log.trim(durable));
+            if let Err(error @ LogError::Poisoned { .. }) = trimmed {
+                return Err(error);
+            }
+        }
         clock.advance(MARK_AFTER_IDLE);
         // Anything but poison is tried again with the next call.
         if let Err(error @ LogError::Poisoned { .. }) = log.maintain() {
@@ -38,6 +44,17 @@ fn work(env: &Env, clock: &SimulatedClock, acknowledged: &mut Vec<EncodedCommit>
     log.close()?;
     acknowledged.clone_from(&appended);
     Ok(())
+}
+
+/// All commits of a log, of which the trimmed ones are known to have been there; asserts that the acknowledged ones are among them.
+fn follow_on(log: &SegmentedLog, acknowledged: &[EncodedCommit]) -> Result<Vec<EncodedCommit>, LogError> {
+    let (trimmed, read) = read_kept(log)?;
+    assert_base(log)?;
+    let mut all = acknowledged[..trimmed as usize].to_vec();
+    all.extend(read);
+    assert!(all.len() >= acknowledged.len(), "{} of {} acknowledged commits", all.len(), acknowledged.len());
+    assert!(all[..acknowledged.len()] == *acknowledged, "other commits than were acknowledged");
+    Ok(all)
 }
 
 /// A log with some segments, as a kill left it.
@@ -55,9 +72,7 @@ fn begun(seed: u64) -> (Env, Arc<SimulatedDisk>, Arc<SimulatedClock>, Vec<Encode
 /// Opens a log after a fault and asserts that everything acknowledged is there, and that writing goes on.
 fn assert_recovers(env: &Env, acknowledged: &[EncodedCommit], context: &str) {
     let log = open(env).unwrap_or_else(|error| panic!("{context}: {error}"));
-    let read = read_after(&log, Lsn::ORIGIN).unwrap();
-    assert!(read.len() >= acknowledged.len(), "{context}: {} of {}", read.len(), acknowledged.len());
-    assert!(read[..acknowledged.len()] == *acknowledged, "{context}: other commits than were acknowledged");
+    follow_on(&log, acknowledged).unwrap_or_else(|error| panic!("{context}: {error}"));
     write(&log, 2);
 }
 
