@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
+use highwater_log::base::{BaseRecord, BaseState};
 use highwater_log::checked_json;
 use highwater_log::env::Disk;
 use highwater_log::position::{SchemaVersion, StorageId, TableId};
@@ -223,6 +224,31 @@ impl Catalog {
         self.read().next_id
     }
 
+    /// What a base image at `at` holds of the catalog: all that ever was, up to then.
+    pub(crate) fn image(&self, at: Lsn) -> Vec<BaseRecord> {
+        let changes = self.read().changes();
+        let record = |RecordedChange { lsn, object, entry }: RecordedChange| {
+            let entry = entry.map(|entry| entry.to_json().into());
+            BaseRecord { lsn, state: BaseState::Catalog { object, entry } }
+        };
+        changes.into_iter().filter(|change| change.lsn <= at).map(record).collect()
+    }
+
+    /// Begins anew at a base image at `at`, whose entries these are.
+    pub(crate) fn begin_at(
+        &self,
+        at: Lsn,
+        entries: impl IntoIterator<Item = (Lsn, u64, Option<Bytes>)>,
+    ) -> Result<(), FoldError> {
+        let mut state = State::beginning();
+        for (lsn, object, entry) in entries {
+            state.put(lsn, object, entry.as_ref().map(|entry| decode_entry(lsn, entry)).transpose()?);
+        }
+        state.applied = at;
+        *self.write() = state;
+        Ok(())
+    }
+
     /// All storages, of rows and indexes, that some read at or after `from` may need.
     #[must_use]
     pub fn storages_since(&self, from: Lsn) -> HashSet<StorageId> {
@@ -301,7 +327,7 @@ impl Materializer for Catalog {
         if lsn <= self.applied() {
             return Ok(());
         }
-        let decode = |json: &Bytes| CatalogEntry::from_json(json).map_err(|source| FoldError::Entry { lsn, source });
+        let decode = |json: &Bytes| decode_entry(lsn, json);
         let mut changes = Vec::new();
         for change in &commit.changes {
             match change {
@@ -321,15 +347,7 @@ impl Materializer for Catalog {
     fn checkpoint(&self) -> Result<Lsn, FoldError> {
         let (checkpoint, is_new) = {
             let state = self.read();
-            let changes = state.objects.iter().flat_map(|(object, versions)| {
-                versions.iter().filter(|version| version.lsn > Lsn::ORIGIN).map(|version| RecordedChange {
-                    lsn: version.lsn,
-                    object: *object,
-                    entry: version.entry.as_ref().map(Entry::recorded),
-                })
-            });
-            let mut changes: Vec<_> = changes.collect();
-            changes.sort_by_key(|change| change.lsn);
+            let changes = state.changes();
             let checkpoint = Checkpoint { version: SHAPE_VERSION, log: self.log, applied: state.applied, changes };
             (checkpoint, state.applied > state.checkpointed)
         };
@@ -384,6 +402,20 @@ impl State {
         self.objects.entry(object).or_default().push(Version { lsn, entry });
     }
 
+    /// Every change of every object, rising, but for what is there from the beginning.
+    fn changes(&self) -> Vec<RecordedChange> {
+        let changes = self.objects.iter().flat_map(|(object, versions)| {
+            versions.iter().filter(|version| version.lsn > Lsn::ORIGIN).map(|version| RecordedChange {
+                lsn: version.lsn,
+                object: *object,
+                entry: version.entry.as_ref().map(Entry::recorded),
+            })
+        });
+        let mut changes: Vec<_> = changes.collect();
+        changes.sort_by_key(|change| change.lsn);
+        changes
+    }
+
     fn entry(&self, object: u64, at: Lsn) -> Option<(Lsn, &Entry)> {
         let version = self.objects.get(&object)?.iter().rev().find(|version| version.lsn <= at)?;
         version.entry.as_ref().map(|entry| (version.lsn, entry))
@@ -404,6 +436,10 @@ impl Entry {
             Self::Table(table) => CatalogEntry::Table(table.schema().clone()),
         }
     }
+}
+
+fn decode_entry(lsn: Lsn, json: &Bytes) -> Result<CatalogEntry, FoldError> {
+    CatalogEntry::from_json(json).map_err(|source| FoldError::Entry { lsn, source })
 }
 
 const TITLE: &str = "highwater catalog";

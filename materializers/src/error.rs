@@ -56,6 +56,14 @@ pub enum FoldError {
         /// The earliest readable position.
         earliest: Lsn,
     },
+    /// Commits were to be trimmed away that reads in the past may need. Nothing was.
+    #[error("commits up to lsn {to} cannot be trimmed: reads may go back to lsn {earliest}")]
+    StillReadable {
+        /// Up to where was asked for.
+        to: Lsn,
+        /// The earliest readable position.
+        earliest: Lsn,
+    },
     /// The read lies beyond what is applied.
     #[error("lsn {at} is not applied yet; applied is {applied}")]
     NotApplied {

@@ -14,6 +14,7 @@
 
 mod checkpoint;
 mod fold;
+mod image;
 mod pin;
 mod tree;
 
@@ -45,7 +46,8 @@ pub struct KvOptions {
     pub cache_bytes: u64,
     /// Bytes of rows in memory, over all trees, at which they are written to files.
     pub memtable_bytes: u64,
-    /// How long versions are kept for reads in the past.
+    /// How long versions are kept for reads in the past, and with them the commits of that time. Shorter than what a group of
+    /// commits takes to be applied, or a read to begin, it makes reads fail.
     pub history: Duration,
 }
 
@@ -107,6 +109,14 @@ struct History {
     pins: BTreeMap<Lsn, usize>,
     /// When commits were made, sparsely, oldest first: (microseconds, LSN).
     times: VecDeque<(u64, Lsn)>,
+    /// The last commit likewise.
+    last: (u64, Lsn),
+}
+
+impl History {
+    fn beginning() -> Self {
+        Self { from: Lsn::ORIGIN, pins: BTreeMap::new(), times: VecDeque::new(), last: (0, Lsn::ORIGIN) }
+    }
 }
 
 impl Kv {
@@ -134,7 +144,7 @@ impl Kv {
             folding: Mutex::new(()),
             unflushed_bytes: AtomicU64::new(0),
             upkeep: Mutex::new(Checkpoint::beginning(log)),
-            history: Mutex::new(History { from: Lsn::ORIGIN, pins: BTreeMap::new(), times: VecDeque::new() }),
+            history: Mutex::new(History::beginning()),
             is_damaged: AtomicBool::new(false),
         };
         kv.load()?;
@@ -204,6 +214,7 @@ impl Kv {
             let mut history = self.history();
             history.from = checkpoint.history_from;
             history.times = checkpoint.times.iter().copied().collect();
+            history.last = history.times.back().copied().unwrap_or_default();
         }
         let mut open = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         open.by_storage = trees;
@@ -234,7 +245,9 @@ impl Kv {
         std::fs::remove_dir_all(&trees).map_err(self.failed("remove", &trees))?;
         self.disk.create_dir(&trees).map_err(self.failed("create", &trees))?;
         let mut history = self.history();
-        (history.from, history.times) = (Lsn::ORIGIN, VecDeque::new());
+        // Who reads goes on to hold what is folded anew.
+        let pins = std::mem::take(&mut history.pins);
+        *history = History { pins, ..History::beginning() };
         drop(history);
         *upkeep = Checkpoint::beginning(self.log);
         Ok(())
@@ -291,6 +304,20 @@ impl Kv {
         // Opened anew in between, it may not have come as far.
         let applied = self.applied();
         if at > applied { Err(FoldError::NotApplied { at, applied }) } else { Ok(pin) }
+    }
+
+    /// Holds the earliest state that can be read.
+    ///
+    /// # Errors
+    /// As [`Kv::pin`].
+    pub(crate) fn pin_earliest(self: &Arc<Self>) -> Result<ReadPin, FoldError> {
+        loop {
+            match self.pin(self.history_from()) {
+                // It has moved in between.
+                Err(FoldError::HistoryGone { .. }) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The earliest position that can be read.
@@ -373,7 +400,7 @@ impl Kv {
     }
 
     /// Moves the beginning of the history to the window's, but not beyond what is being read.
-    fn move_history(&self, now_micros: u64) {
+    pub(crate) fn move_history(&self, now_micros: u64) {
         let window = u64::try_from(self.options.history.as_micros()).unwrap_or(u64::MAX);
         let begin = now_micros.saturating_sub(window);
         let mut history = self.history();
@@ -386,6 +413,9 @@ impl Kv {
         {
             from = from.max(*lsn);
         }
+        if history.last.0 <= begin {
+            from = from.max(history.last.1);
+        }
         if let Some((pinned, _)) = history.pins.first_key_value() {
             from = from.min(*pinned);
         }
@@ -394,6 +424,7 @@ impl Kv {
 
     fn note_time(&self, micros: u64, lsn: Lsn) {
         let mut history = self.history();
+        history.last = (micros, lsn);
         if history.times.back().is_none_or(|(last, _)| last + TIME_STEP_MICROS <= micros) {
             history.times.push_back((micros, lsn));
         }
@@ -517,13 +548,25 @@ impl Materializer for Kv {
             self.tree_to_write(SYSTEM_STORAGE)?.write(&producer_key(producer), Some(value), commit.lsn);
         }
         self.unflushed_bytes.fetch_add(written_bytes as u64, Ordering::Relaxed);
-        self.note_time(commit.header.time.micros, commit.lsn);
         self.applied.store(commit.lsn.value(), Ordering::Release);
+        // The history does not begin beyond what is applied.
+        self.note_time(commit.header.time.micros, commit.lsn);
         Ok(())
     }
 
     fn checkpoint(&self) -> Result<Lsn, FoldError> {
+        self.checkpoint_under(&mut self.upkeep())
+    }
+
+    fn reset(&self) -> Result<(), FoldError> {
         let mut upkeep = self.upkeep();
+        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.drop_files(&mut upkeep)
+    }
+}
+
+impl Kv {
+    fn checkpoint_under(&self, upkeep: &mut Checkpoint) -> Result<Lsn, FoldError> {
         let applied = self.applied();
         if applied == upkeep.applied {
             return Ok(applied);
@@ -538,7 +581,8 @@ impl Materializer for Kv {
         tree::flush_dirty(trees.iter().map(|(_, tree)| &**tree))?;
         let (history_from, times) = {
             let history = self.history();
-            (history.from, history.times.iter().copied().collect())
+            let last = history.times.back().is_none_or(|(_, lsn)| *lsn < history.last.1).then_some(history.last);
+            (history.from, history.times.iter().copied().chain(last).collect())
         };
         let mut ids: Vec<_> = trees.iter().map(|(id, _)| *id).collect();
         ids.sort_unstable();
@@ -552,12 +596,6 @@ impl Materializer for Kv {
             self.drop_tree(id, tree)?;
         }
         Ok(applied)
-    }
-
-    fn reset(&self) -> Result<(), FoldError> {
-        let mut upkeep = self.upkeep();
-        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
-        self.drop_files(&mut upkeep)
     }
 }
 

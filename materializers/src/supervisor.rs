@@ -4,15 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use highwater_log::base::{BaseHeader, BaseRecord, BaseState};
 use highwater_log::commit::ProducerId;
 use highwater_log::env::Env;
 use highwater_log::position::StorageId;
 use highwater_log::sequencer::{Applier, CATALOG_SPACE, Keeper, KeeperError, KeyRange, RecentSequences};
-use highwater_log::{Commit, CommitLog, LogError, LogId, Lsn};
+use highwater_log::{Commit, CommitHeader, CommitLog, LogError, LogId, Lsn};
 
 use crate::catalog::Catalog;
 use crate::error::FoldError;
-use crate::kv::{Kv, KvOptions};
+use crate::kv::{Kv, KvOptions, ReadPin};
 use crate::materializer::Materializer;
 
 /// The materializers of one log: the catalog, and what is folded with it.
@@ -81,7 +82,12 @@ impl Materialized {
             tracing::warn!(%claimed, %durable, "the rows' files are damaged, they are dropped and folded anew");
             self.kv.reset()?;
         }
-        let from = self.catalog.applied().min(self.kv.applied());
+        let mut from = self.catalog.applied().min(self.kv.applied());
+        if from.next() < log.earliest() {
+            self.begin_at_base(log)?;
+            from = self.catalog.applied().min(self.kv.applied());
+            progress(Progress { from: Lsn::ORIGIN, applied: from, durable });
+        }
         let mut reader = log.read_after(from)?;
         while let Some(encoded) = reader.try_next()? {
             let lsn = encoded.lsn();
@@ -93,6 +99,77 @@ impl Materialized {
         }
         progress(Progress { from, applied: self.kv.applied(), durable: *log.durable().borrow() });
         Ok(())
+    }
+
+    /// Begins anew at the log's base image, where what was folded needs commits that were trimmed away.
+    fn begin_at_base(&self, log: &dyn CommitLog) -> Result<(), FoldError> {
+        let (earliest, after) = (log.earliest(), self.catalog.applied().min(self.kv.applied()));
+        let mut reader = log.read_base()?.ok_or(LogError::BelowRetained { after, earliest })?;
+        let header = *reader.header();
+        let mut entries = Vec::new();
+        let mut behind = None;
+        while let Some(BaseRecord { lsn, state }) = reader.try_next()? {
+            match state {
+                BaseState::Catalog { object, entry } => entries.push((lsn, object, entry)),
+                state => {
+                    behind = Some(BaseRecord { lsn, state });
+                    break;
+                }
+            }
+        }
+        if self.catalog.applied() < header.lsn {
+            self.catalog.begin_at(header.lsn, entries)?;
+        }
+        if self.kv.applied().next() < earliest {
+            // Read through before anything is dropped for it.
+            check_base(log)?;
+            self.kv.begin_at(&header, || match behind.take() {
+                Some(record) => Ok(Some(record)),
+                None => Ok(reader.try_next()?),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the log's commits up to `to` (`None`: all that no read in the past may need), as far as whole segments go, and returns the earliest commit that is left. Where the log's
+    /// base image does not reach as far, it gets a new one first: of the earliest state that can still be read. That reads all rows, and
+    /// takes its time; commits go on.
+    ///
+    /// # Errors
+    /// [`FoldError::StillReadable`] when reads may go back before `to`; [`FoldError::Log`], [`FoldError::Storage`]. Nothing was given up
+    /// then.
+    pub fn trim(&self, log: &dyn CommitLog, to: Option<Lsn>) -> Result<Lsn, FoldError> {
+        self.kv.move_history(self.env.clock.unix_micros());
+        let to = to.unwrap_or_else(|| self.kv.history_from());
+        let pin = self.kv.pin_earliest()?;
+        if to > pin.at() {
+            return Err(FoldError::StillReadable { to, earliest: pin.at() });
+        }
+        if log.earliest_behind(to)? == log.earliest() {
+            return Ok(log.earliest());
+        }
+        // One that is there is looked at again.
+        let is_there = log.base().is_some_and(|base| base >= to) && check_base(log).is_ok();
+        if !is_there {
+            self.write_base(log, &pin)?;
+        }
+        drop(pin);
+        // What is in the files must not need what is about to go.
+        self.checkpoint()?;
+        Ok(log.trim(to)?)
+    }
+
+    fn write_base(&self, log: &dyn CommitLog, pin: &ReadPin) -> Result<(), FoldError> {
+        let lsn = pin.at();
+        let commit =
+            log.read_after(lsn.previous())?.try_next()?.ok_or(LogError::BeyondDurable { after: lsn, durable: lsn })?;
+        let commit = commit.decode().map_err(|source| LogError::Envelope { lsn, source })?;
+        let CommitHeader { time, next_row, .. } = commit.header;
+        let header = BaseHeader { lsn, time, next_row };
+        let mut writer = log.begin_base(header)?;
+        self.catalog.image(lsn).into_iter().try_for_each(|record| writer.push(record))?;
+        pin.image(|record| Ok(writer.push(record)?))?;
+        Ok(writer.finish()?)
     }
 
     /// Mends the rows after a failed fold: opens their files again and catches up; if the fold fails again, drops them and folds
@@ -117,6 +194,10 @@ impl Materialized {
     /// # Errors
     /// As [`Materialized::mend`].
     pub fn refold(&self, log: &dyn CommitLog, progress: impl FnMut(Progress)) -> Result<(), FoldError> {
+        if log.earliest() > Lsn::ORIGIN.next() {
+            // What is left of the rows is not dropped for what cannot be folded.
+            check_base(log)?;
+        }
         self.kv.reset()?;
         self.catch_up(log, progress)
     }
@@ -186,6 +267,14 @@ impl Keeper for Materialized {
     fn sequences(&self, producer: ProducerId, at: Lsn) -> Result<RecentSequences, KeeperError> {
         Ok(self.kv.sequences(producer, at)?)
     }
+}
+
+/// Reads the log's base image through.
+fn check_base(log: &dyn CommitLog) -> Result<(), LogError> {
+    if let Some(mut reader) = log.read_base()? {
+        while reader.try_next()?.is_some() {}
+    }
+    Ok(())
 }
 
 const CATALOG_DIRECTORY: &str = "catalog";

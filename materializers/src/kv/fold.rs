@@ -23,7 +23,7 @@ pub(super) struct Writes {
 
 /// What `commit` writes. The catalog has applied it, and everything before.
 pub(super) fn fold(commit: &Commit, catalog: &Catalog) -> Result<Writes, FoldError> {
-    let mut fold = Fold { lsn: commit.lsn, catalog, writes: Writes::default(), recent: None };
+    let mut fold = Fold { lsn: commit.lsn, version: commit.lsn, catalog, writes: Writes::default(), recent: None };
     fold.writes.producer = commit.header.producer;
     fold.writes.keys.reserve(commit.changes.len());
     for change in &commit.changes {
@@ -47,8 +47,36 @@ impl Writes {
     }
 }
 
+/// Folds rows of a base image.
+pub(super) struct ImageFold<'a>(Fold<'a>);
+
+impl<'a> ImageFold<'a> {
+    /// Of the image at `at`.
+    pub(super) fn new(catalog: &'a Catalog, at: Lsn) -> Self {
+        Self(Fold { lsn: at, version: at, catalog, writes: Writes::default(), recent: None })
+    }
+
+    /// The keys of a row that commit `version` wrote: its own, and those of its index entries.
+    pub(super) fn row(
+        &mut self,
+        version: Lsn,
+        table: TableId,
+        row: RowId,
+        image: &Bytes,
+    ) -> Result<impl Iterator<Item = (StorageId, Bytes, Option<Vec<u8>>)> + use<'_, 'a>, FoldError> {
+        let fold = &mut self.0;
+        let (written, current) = fold.version_and_current(table, image)?;
+        fold.version = version;
+        fold.in_row(table, |fold| fold.put(&current, row, None, Image { table: &written, bytes: image }))?;
+        Ok(fold.writes.keys.drain(..))
+    }
+}
+
 struct Fold<'a> {
+    /// Where the catalog is looked at.
     lsn: Lsn,
+    /// What rows are said to have been written by.
+    version: Lsn,
     catalog: &'a Catalog,
     writes: Writes,
     /// The version of a table that was asked for last, and the table at this commit: changes of one table stand together.
@@ -124,10 +152,10 @@ impl Fold<'_> {
                 }
                 self.remove(unique.storage, old_key);
             }
-            let value = super::value(self.lsn, id, &key);
+            let value = super::value(self.version, id, &key);
             self.write(unique.storage, index_key, Some(value));
         }
-        self.write(table.schema().storage, key, Some(super::value(self.lsn, id, after.bytes)));
+        self.write(table.schema().storage, key, Some(super::value(self.version, id, after.bytes)));
         Ok(())
     }
 

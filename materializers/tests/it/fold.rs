@@ -1,9 +1,11 @@
 //! Every derived state at n equals the fold of commits 1…n.
 
+use std::path::Path;
 use std::time::Duration;
 
-use highwater_log::Lsn;
 use highwater_log::sequencer::CommitError;
+use highwater_log::{CommitLog, Lsn};
+use highwater_materializers::FoldError;
 
 use crate::oracle;
 use crate::workload::Workload;
@@ -99,6 +101,116 @@ fn history_ends_where_the_window_ends_and_says_so_but_not_under_a_reader() {
     for (lsn, state) in states.iter().enumerate().step_by(5) {
         world.assert_state(Lsn::new(lsn as u64), state, "after a rebuild");
     }
+}
+
+#[test]
+fn a_base_image_and_the_commits_behind_it_give_the_states_that_all_commits_gave() {
+    let (mut trimmed_runs, mut begun_from_images) = (0, 0);
+    for seed in 0..16 {
+        let mut machine = Machine::new(seed);
+        machine.options.history = Duration::from_secs(60);
+        let mut workload = Workload::new(seed);
+        let mut naive = oracle::Fold::default();
+        let mut image = None;
+        for round in 0..6 {
+            let context = format!("seed {seed}, round {round}");
+            let mut world = machine.open().unwrap();
+            work(&mut world, &mut workload, &machine, 60);
+            naive.follow(&*world.log).unwrap();
+            machine.clock.advance(Duration::from_secs(61));
+            work(&mut world, &mut workload, &machine, workload_tail(seed + round));
+            naive.follow(&*world.log).unwrap();
+            world.folds.maintain().unwrap();
+            let from = world.folds.kv().history_from();
+            let error = world.folds.trim(&*world.log, Some(from.next())).unwrap_err();
+            assert!(matches!(error, FoldError::StillReadable { earliest, .. } if earliest == from), "{error}");
+            let before = world.log.earliest();
+            let earliest = world.folds.trim(&*world.log, None).unwrap();
+            assert_eq!(earliest, world.log.earliest(), "{context}");
+            if earliest > before {
+                image = Some(from);
+            }
+            assert_eq!(world.log.base(), image, "{context}: an image is written where something can go");
+            trimmed_runs += u32::from(earliest > Lsn::new(1));
+            let assert_states = |world: &World, context: &str| {
+                let from = world.folds.kv().history_from();
+                for (lsn, state) in naive.states.iter().enumerate().skip(from.value() as usize) {
+                    world.assert_state(Lsn::new(lsn as u64), state, context);
+                }
+                assert_eq!(world.visible().value() as usize, naive.states.len() - 1, "{context}");
+            };
+            assert_states(&world, &context);
+            let next_id = world.folds.catalog().next_id();
+            if round % 2 == 0 {
+                world.folds.checkpoint().unwrap();
+            }
+            drop(world);
+            machine.disk.lose_power();
+            let path = machine.folds_path();
+            let lost = workload.random().below(5);
+            match lost {
+                0 => std::fs::remove_dir_all(path.join("kv")).unwrap(),
+                1 => std::fs::remove_dir_all(path.join("catalog")).unwrap(),
+                2 => std::fs::remove_dir_all(path).unwrap(),
+                _ => {}
+            }
+            let world = machine.open().unwrap();
+            let context = format!("{context}, opened again");
+            assert_states(&world, &context);
+            assert_eq!(world.folds.catalog().next_id(), next_id, "{context}");
+            if matches!(lost, 0 | 2) && earliest > Lsn::new(1) {
+                begun_from_images += 1;
+                let begins = world.folds.kv().history_from();
+                assert_eq!(Some(begins), image, "{context}: nothing below the image can be read");
+                // What began from an image is a checkpoint like any other.
+                drop(world);
+                machine.disk.kill_process();
+                let world = machine.open().unwrap();
+                assert_states(&world, &context);
+                assert_eq!(world.folds.catalog().next_id(), next_id, "{context}");
+            }
+        }
+    }
+    assert!(
+        trimmed_runs > 40 && begun_from_images > 10,
+        "{trimmed_runs} trimmed, {begun_from_images} begun from images"
+    );
+}
+
+/// How many commits lie behind the image: none, one, some.
+fn workload_tail(round: u64) -> u64 {
+    [0, 1, 20][round as usize % 3]
+}
+
+#[test]
+fn rows_that_need_a_damaged_base_image_do_not_open_and_say_why() {
+    let mut machine = Machine::new(3);
+    machine.options.history = Duration::from_secs(60);
+    let mut workload = Workload::new(3);
+    let mut world = machine.open().unwrap();
+    work(&mut world, &mut workload, &machine, 200);
+    machine.clock.advance(Duration::from_secs(61));
+    world.folds.maintain().unwrap();
+    let from = world.folds.kv().history_from();
+    assert_eq!(from, world.visible(), "an idle database keeps its last state");
+    assert!(world.folds.trim(&*world.log, Some(from)).unwrap() > Lsn::new(1));
+    let states = world.state_at(from, &Default::default()).unwrap();
+    drop(world);
+    machine.disk.kill_process();
+    let image = machine.log_env.disk.list(Path::new("/log")).unwrap();
+    let image = image.into_iter().find(|name| name.starts_with("base-")).unwrap();
+    let flip = |at: usize| machine.disk.damage(&Path::new("/log").join(&image), |bytes| bytes[at] ^= 4);
+    flip(300);
+    // It is not asked while nothing needs it.
+    drop(machine.open().unwrap());
+    machine.disk.kill_process();
+    std::fs::remove_dir_all(machine.folds_path().join("kv")).unwrap();
+    let error = machine.open().err().unwrap();
+    assert!(format!("{error:?}").contains("BaseDamaged"), "{error:?}");
+    machine.disk.kill_process();
+    flip(300);
+    let world = machine.open().unwrap();
+    assert_eq!(world.state_at(from, &Default::default()).unwrap(), states);
 }
 
 #[test]

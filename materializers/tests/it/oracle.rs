@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use highwater_log::position::{ColumnId, RowId, SchemaVersion, TableId};
 use highwater_log::row::{Row, RowLayout};
 use highwater_log::schema::{CatalogEntry, TableSchema};
-use highwater_log::{Change, Commit, CommitLog, Lsn};
+use highwater_log::{Change, Commit, CommitLog, LogError, Lsn};
 
 /// A row: what each column holds, as text.
 pub(crate) type Values = BTreeMap<ColumnId, String>;
@@ -46,15 +46,40 @@ impl TableState {
 
 /// The states after each commit of a log; index n is the state at LSN n.
 pub(crate) fn fold(log: &dyn CommitLog) -> Vec<State> {
-    let mut states = vec![State::default()];
-    let mut schemas = Schemas::new();
-    let mut reader = log.read_after(Lsn::ORIGIN).unwrap();
-    while let Some(commit) = reader.try_next().unwrap() {
-        let mut state = states.last().unwrap().clone();
-        apply(&mut state, &mut schemas, &commit.decode().unwrap());
-        states.push(state);
+    let mut fold = Fold::default();
+    fold.follow(log).unwrap();
+    fold.states
+}
+
+/// The states after each commit of a log that is followed while it grows, and loses its beginning.
+pub(crate) struct Fold {
+    /// Index n is the state at LSN n.
+    pub(crate) states: Vec<State>,
+    schemas: Schemas,
+}
+
+impl Default for Fold {
+    fn default() -> Self {
+        Self { states: vec![State::default()], schemas: Schemas::new() }
     }
-    states
+}
+
+impl Fold {
+    /// Forgets the states behind `lsn`: what is followed next may be other commits.
+    pub(crate) fn rewind_to(&mut self, lsn: Lsn) {
+        self.states.truncate(lsn.value() as usize + 1);
+    }
+
+    /// Folds what the log holds behind the states that are known. With an error, the states up to it are.
+    pub(crate) fn follow(&mut self, log: &dyn CommitLog) -> Result<(), LogError> {
+        let mut reader = log.read_after(Lsn::new(self.states.len() as u64 - 1))?;
+        while let Some(commit) = reader.try_next()? {
+            let mut state = self.states.last().unwrap().clone();
+            apply(&mut state, &mut self.schemas, &commit.decode().unwrap());
+            self.states.push(state);
+        }
+        Ok(())
+    }
 }
 
 type Schemas = BTreeMap<(TableId, SchemaVersion), TableSchema>;

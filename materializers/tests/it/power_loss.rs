@@ -1,5 +1,7 @@
 //! Loss of power over log, sequencer and rows together, seed by seed; and every call to the log's disk failing once, in turn.
 
+use std::time::Duration;
+
 use highwater_log::env::simulated::Fault;
 use highwater_log::sequencer::CommitError;
 use highwater_log::{CommitLog, LogError, Lsn};
@@ -8,43 +10,64 @@ use crate::oracle::{self, State};
 use crate::workload::Workload;
 use crate::world::{Machine, OpenError, World};
 
-/// Works, loses power, opens again, several times; `Err` tells what was broken.
-fn run(seed: u64, ignores_sync: bool) -> Result<(), String> {
-    let machine = Machine::new(seed);
+/// A machine with short segments and a short history, which is worth trimming.
+fn trimming(seed: u64) -> Machine {
+    let mut machine = Machine::new(seed);
+    machine.options.history = Duration::from_secs(1);
+    machine.segment_bytes_min = 8 * 1024;
+    machine
+}
+
+/// Works, loses power, opens again, several times; how many commits were trimmed away, or what was broken.
+fn run(seed: u64, ignores_sync: bool) -> Result<u64, String> {
+    let machine = trimming(seed);
     let mut workload = Workload::new(seed);
     let mut acknowledged = Lsn::ORIGIN;
     let mut known: Vec<State> = Vec::new();
+    let mut naive = oracle::Fold::default();
+    let mut trimmed = 0;
     for round in 0..3 {
         let context = format!("seed {seed}, round {round}");
         machine.disk.ignore_sync_data(false);
         let mut world = machine.open().map_err(|error| format!("{context}: refused to start: {error:?}"))?;
-        let states = oracle::fold(&*world.log);
         if world.visible() < acknowledged {
             return Err(format!("{context}: {} of {acknowledged} commits", world.visible()));
         }
+        // As far as the log goes back, all of it is folded again.
+        naive.rewind_to(world.log.earliest().previous());
+        naive.follow(&*world.log).unwrap();
+        let states = &naive.states;
         if known.get(acknowledged.value() as usize).is_some_and(|state| *state != states[acknowledged.value() as usize])
         {
             return Err(format!("{context}: another state at {acknowledged} than was acknowledged"));
         }
         for _ in 0..4 {
-            let lsn = workload.random().below(states.len() as u64);
+            let from = world.folds.kv().history_from().value();
+            let lsn = from + workload.random().below(states.len() as u64 - from);
             world.assert_state(Lsn::new(lsn), &states[lsn as usize], &context);
         }
         world.assert_state(world.visible(), states.last().unwrap(), &context);
         machine.disk.ignore_sync_data(ignores_sync);
         for _ in 0..workload.random().below(25) {
-            step(&mut world, &mut workload, &machine, &mut acknowledged)
+            step(&mut world, &mut workload, &machine, &mut naive, &mut acknowledged)
                 .map_err(|error| format!("{context}: {error}"))?;
         }
-        known = oracle::fold(&*world.log);
+        naive.rewind_to(world.log.earliest().previous());
+        naive.follow(&*world.log).unwrap();
+        known.clone_from(&naive.states);
+        trimmed = world.log.earliest().previous().value();
         drop(world);
+        if workload.random().one_in(8) {
+            // What is folded anew begins with the base image, if there is one.
+            std::fs::remove_dir_all(machine.folds_path()).map_err(|error| error.to_string())?;
+        }
         if workload.random().one_in(6) {
             machine.disk.kill_process();
         } else {
             machine.disk.lose_power();
         }
     }
-    Ok(())
+    Ok(trimmed)
 }
 
 /// One transaction, or some upkeep, or a group of two of which only the pipeline's end is waited for.
@@ -52,13 +75,22 @@ fn step(
     world: &mut World,
     workload: &mut Workload,
     machine: &Machine,
+    naive: &mut oracle::Fold,
     acknowledged: &mut Lsn,
 ) -> Result<(), CommitError> {
-    match workload.random().below(12) {
+    match workload.random().below(14) {
         0 => drop(world.log.maintain()),
         1 => drop(world.folds.maintain()),
         2 => drop(world.folds.checkpoint()),
-        3 => machine.clock.advance(std::time::Duration::from_millis(70)),
+        3 => machine.clock.advance(Duration::from_millis(70)),
+        4 => {
+            machine.clock.advance(Duration::from_secs(2));
+            // What goes is seen before.
+            naive.rewind_to(world.log.earliest().previous());
+            if naive.follow(&*world.log).is_ok() {
+                drop(world.folds.trim(&*world.log, None));
+            }
+        }
         _ => {
             let set = workload.next(world);
             *acknowledged = world.commit(set)?.lsn;
@@ -69,7 +101,10 @@ fn step(
 
 #[test]
 fn two_thousand_power_losses_lose_nothing_and_refuse_nothing() {
-    let failures: Vec<_> = (0..2_000).filter_map(|seed| run(seed, false).err()).collect();
+    let outcomes: Vec<_> = (0..2_000).map(|seed| run(seed, false)).collect();
+    let trimmed = outcomes.iter().filter(|outcome| matches!(outcome, Ok(1..))).count();
+    assert!(trimmed > 200, "trimmed in {trimmed} runs");
+    let failures: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
     assert!(failures.is_empty(), "{} of 2,000: {:#?}", failures.len(), &failures[..failures.len().min(5)]);
 }
 
@@ -80,7 +115,7 @@ fn the_simulation_finds_an_acknowledgement_before_the_sync() {
 }
 
 /// A fixed run in which errors are met as a careful owner would.
-fn work(machine: &Machine, acknowledged: &mut Lsn) -> Result<(), String> {
+fn work(machine: &Machine, naive: &mut oracle::Fold, acknowledged: &mut Lsn) -> Result<(), String> {
     let mut workload = Workload::new(3);
     let mut world = match machine.open() {
         Ok(world) => world,
@@ -90,7 +125,7 @@ fn work(machine: &Machine, acknowledged: &mut Lsn) -> Result<(), String> {
         Err(error) => return Err(format!("{error:?}")),
     };
     for _ in 0..60 {
-        match step(&mut world, &mut workload, machine, acknowledged) {
+        match step(&mut world, &mut workload, machine, naive, acknowledged) {
             Ok(()) | Err(CommitError::NotCommitted { .. }) => {}
             Err(CommitError::Unknown { .. } | CommitError::Stopped { .. }) => return Ok(()),
             Err(error) => return Err(error.to_string()),
@@ -104,21 +139,26 @@ fn work(machine: &Machine, acknowledged: &mut Lsn) -> Result<(), String> {
 #[test]
 fn any_single_failing_call_loses_nothing_and_every_state_equals_the_fold() {
     let clean_calls = {
-        let machine = Machine::new(3);
+        let machine = trimming(3);
         let mut acknowledged = Lsn::ORIGIN;
-        work(&machine, &mut acknowledged).unwrap();
+        work(&machine, &mut oracle::Fold::default(), &mut acknowledged).unwrap();
         assert!(acknowledged > Lsn::new(20));
         machine.disk.calls()
     };
+    let mut trimmed = 0;
     for call in 1..=clean_calls {
-        let machine = Machine::new(call);
+        let machine = trimming(call);
         machine.disk.fail_call(call, if call % 2 == 0 { Fault::Io } else { Fault::NoSpace });
         let mut acknowledged = Lsn::ORIGIN;
-        work(&machine, &mut acknowledged).unwrap_or_else(|error| panic!("call {call}: {error}"));
+        let mut naive = oracle::Fold::default();
+        work(&machine, &mut naive, &mut acknowledged).unwrap_or_else(|error| panic!("call {call}: {error}"));
         machine.disk.lose_power();
         let world = machine.open().unwrap_or_else(|error| panic!("call {call}: refused to start: {error:?}"));
         assert!(world.visible() >= acknowledged, "call {call}: {} of {acknowledged}", world.visible());
-        let states = oracle::fold(&*world.log);
-        world.assert_state(world.visible(), states.last().unwrap(), &format!("call {call}"));
+        trimmed += u32::from(world.log.earliest() > Lsn::new(1));
+        naive.rewind_to(world.log.earliest().previous());
+        naive.follow(&*world.log).unwrap();
+        world.assert_state(world.visible(), naive.states.last().unwrap(), &format!("call {call}"));
     }
+    assert!(trimmed > 20, "trimmed in {trimmed} runs");
 }

@@ -23,6 +23,7 @@ pub(crate) struct Machine {
     fold_env: Env,
     directory: tempfile::TempDir,
     pub(crate) options: KvOptions,
+    pub(crate) segment_bytes_min: u64,
 }
 
 /// The database on such a machine, open.
@@ -52,7 +53,7 @@ impl Machine {
             false => tempfile::tempdir().unwrap(),
         };
         let options = KvOptions { cache_bytes: 64 * 1024, memtable_bytes: 4 * 1024, ..KvOptions::default() };
-        Self { log_env, disk, clock, fold_env, directory, options }
+        Self { log_env, disk, clock, fold_env, directory, options, segment_bytes_min: 16 * 1024 }
     }
 
     pub(crate) fn folds_path(&self) -> PathBuf {
@@ -62,8 +63,8 @@ impl Machine {
     /// Opens the database and catches up.
     pub(crate) fn open(&self) -> Result<World, OpenError> {
         let options = SegmentedOptions {
-            segment_bytes_min: 16 * 1024,
-            segment_bytes_max: 64 * 1024,
+            segment_bytes_min: self.segment_bytes_min,
+            segment_bytes_max: 4 * self.segment_bytes_min,
             free_bytes_min: 0,
             tail_bytes_max: 4_000,
             witnesses: Materialized::witnesses(&self.fold_env, &self.folds_path()),
