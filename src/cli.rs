@@ -170,8 +170,12 @@ impl From<std::io::Error> for CliError {
 
 /// Opens the data directory for this process; a long replay shows its progress on standard error.
 fn open_database(directory: &std::path::Path) -> Result<crate::Database, CliError> {
+    open_database_with(directory, crate::Options::default())
+}
+
+fn open_database_with(directory: &std::path::Path, options: crate::Options) -> Result<crate::Database, CliError> {
     let mut bar = None;
-    let database = crate::Database::open_with(directory, crate::Options::default(), |progress| {
+    let database = crate::Database::open_with(directory, options, |progress| {
         let (from, durable) = (progress.from.value(), progress.durable.value());
         if durable - from < REPLAY_SHOWN_FROM {
             return;

@@ -232,6 +232,18 @@ impl Database {
         self.feeds.durable()
     }
 
+    /// Gives up the log's commits up to `to` (`None`: all that no read in the past may need), as far as whole segments go, and returns
+    /// the earliest commit that is left. What they amount to is kept as a base image, from which the rows can be folded anew; feeds cannot begin before it any more.
+    ///
+    /// Commits that reads in the past may need ([`KvOptions::history`]) are not given up. Where there is no base image that reaches as
+    /// far, one is written first: that reads all rows, on the calling thread, while commits and reads go on.
+    ///
+    /// # Errors
+    /// [`FoldError::StillReadable`], [`FoldError::Log`]; nothing was given up then.
+    pub fn trim(&self, to: Option<Lsn>) -> Result<Lsn, FoldError> {
+        self.folds.trim(self.sequencer.log(), to)
+    }
+
     /// What reading the log's sealed segments again in the background has found.
     #[must_use]
     pub fn scrubbed(&self) -> Scrubbed {

@@ -8,7 +8,9 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater::{Database, Interrupt, Outcome, SqlError, sqlstate};
+use highwater::{Database, FeedError, FeedOptions, FeedStart, Interrupt, Options, Outcome, SqlError, sqlstate};
+use highwater_log::{Lsn, SegmentedOptions};
+use highwater_materializers::KvOptions;
 use session::cell;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -124,6 +126,100 @@ fn what_was_committed_is_there_again() {
         let mut session = database.session();
         assert_eq!(cell(&mut session, "SELECT count(*) FROM t").await.unwrap(), "0");
         assert_eq!(cell(&mut session, "SELECT count(*) FROM t AS OF LSN 4").await.unwrap(), "3");
+        drop(session);
+        database.close().unwrap();
+    });
+}
+
+#[test]
+fn a_trimmed_log_answers_as_before_and_feeds_begin_behind_what_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = || {
+        let log = SegmentedOptions { segment_bytes_min: 32 << 10, segment_bytes_max: 32 << 10, ..Default::default() };
+        Options { log, rows: KvOptions { history: Duration::ZERO, ..KvOptions::default() }, ..Options::default() }
+    };
+    let open = |options| Database::open_with(directory.path(), options, |_| {}).unwrap();
+    let highwater = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_highwater"));
+        let output = command.args(arguments).arg("--data").arg(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    const SUMS: &str = "SELECT count(*)::text || ' ' || sum(n)::text || ' ' || sum(length(v))::text FROM t";
+    runtime().block_on(async {
+        let database = open(options());
+        let mut session = database.session();
+        session
+            .execute("CREATE TABLE t (id bigint PRIMARY KEY, n integer UNIQUE, gone text, v text DEFAULT 'old')")
+            .await
+            .unwrap();
+        session.execute("CREATE TABLE dropped (id integer PRIMARY KEY); INSERT INTO dropped VALUES (1)").await.unwrap();
+        for id in 0..200 {
+            let v = "v".repeat(id * 5);
+            session.execute(&format!("INSERT INTO t VALUES ({id}, {id}, 'g', '{v}')")).await.unwrap();
+        }
+        session
+            .execute("ALTER TABLE t DROP COLUMN gone; ALTER TABLE t ADD COLUMN gone integer DEFAULT 7")
+            .await
+            .unwrap();
+        session.execute("UPDATE t SET n = n + 1000 WHERE id % 2 = 0; DELETE FROM t WHERE id % 5 = 0").await.unwrap();
+        session.execute("DROP TABLE dropped").await.unwrap();
+        let sums = cell(&mut session, SUMS).await.unwrap();
+
+        for (call, sqlstate) in [
+            ("CALL hw_trim_log(99999)", sqlstate::OBJECT_IN_USE),
+            ("CALL hw_trim_log('all')", sqlstate::UNDEFINED_FUNCTION),
+            ("CALL hw_trim_log(1, 2)", sqlstate::UNDEFINED_FUNCTION),
+            ("CALL hw_trim_log(-1)", sqlstate::UNDEFINED_FUNCTION),
+            ("CALL nothing_of_the_kind()", sqlstate::UNDEFINED_FUNCTION),
+            ("BEGIN; CALL hw_trim_log()", sqlstate::ACTIVE_TRANSACTION),
+        ] {
+            assert_eq!(sqlstate_of(session.execute(call).await), sqlstate, "{call}");
+        }
+        session.execute("ROLLBACK").await.unwrap();
+        assert_eq!(cell(&mut session, "CALL hw_trim_log(0)").await.unwrap(), "1", "nothing was asked for");
+        let held = {
+            let mut reader = database.session();
+            reader.execute("BEGIN READ ONLY").await.unwrap();
+            reader
+        };
+        let at = held.read_lsn().unwrap();
+        session.execute("UPDATE t SET n = -n").await.unwrap();
+        let beyond = format!("CALL hw_trim_log({})", at.next());
+        assert_eq!(sqlstate_of(session.execute(&beyond).await), sqlstate::OBJECT_IN_USE, "a transaction reads there");
+        session.execute("UPDATE t SET n = -n").await.unwrap();
+        drop(held);
+
+        let earliest: u64 = cell(&mut session, "CALL hw_trim_log()").await.unwrap().parse().unwrap();
+        assert!(earliest > 150, "{earliest}");
+        assert_eq!(cell(&mut session, "CALL hw_trim_log()").await.unwrap(), earliest.to_string());
+        assert_eq!(cell(&mut session, SUMS).await.unwrap(), sums);
+        let past = session.execute("SELECT count(*) FROM t AS OF LSN 100").await;
+        assert_eq!(sqlstate_of(past), sqlstate::BELOW_HISTORY);
+        let subscribe = |after| database.subscribe(&["t"], FeedStart::After(Lsn::new(after)), FeedOptions::default());
+        let error = subscribe(earliest - 2).err().unwrap();
+        assert!(matches!(error, FeedError::TooOld { earliest: named, .. } if named.value() == earliest), "{error}");
+        assert!(subscribe(earliest - 1).is_ok());
+        drop(session);
+        database.close().unwrap();
+
+        let listed = highwater(&["log", "verify"]);
+        assert!(listed.contains(" 0 damaged places"), "{listed}");
+        let first = highwater(&["log", "cat", "--limit", "1"]);
+        assert!(first.contains(&format!("\"lsn\":{earliest},")), "{first}");
+        assert!(highwater(&["log", "ls"]).lines().count() < 6);
+
+        // Folded anew, from the base image.
+        std::fs::remove_dir_all(directory.path().join("materialized")).unwrap();
+        let database = open(Options::default());
+        let mut session = database.session();
+        assert_eq!(cell(&mut session, SUMS).await.unwrap(), sums);
+        assert_eq!(cell(&mut session, "SELECT sum(gone) FROM t").await.unwrap(), (7 * 160).to_string());
+        let taken = session.execute("INSERT INTO t VALUES (1000, 1, 'v', 1)").await;
+        assert_eq!(sqlstate_of(taken), sqlstate::UNIQUE_VIOLATION, "unique indexes are folded, too");
+        assert_eq!(sqlstate_of(session.execute("SELECT * FROM dropped").await), sqlstate::UNDEFINED_TABLE);
+        session.execute("CREATE TABLE dropped (id integer PRIMARY KEY); INSERT INTO dropped VALUES (2)").await.unwrap();
+        assert_eq!(cell(&mut session, "SELECT id FROM dropped").await.unwrap(), "2");
         drop(session);
         database.close().unwrap();
     });

@@ -1,4 +1,5 @@
-//! A process that commits is killed with SIGKILL, again and again: what it had acknowledged is there, and the folds are right.
+//! A process that commits, and trims its log, is killed with SIGKILL, again and again: what it had acknowledged is there, and the
+//! folds are right.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,6 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_log::env::Env;
@@ -41,7 +43,8 @@ fn open(directory: &Path) -> Database {
         ..SegmentedOptions::default()
     };
     let log = Arc::new(SegmentedLog::open(&env, &directory.join("log"), options).unwrap());
-    let options = KvOptions { memtable_bytes: 64 * 1024, ..KvOptions::default() };
+    // Nobody reads in the past here, and so everything may be trimmed.
+    let options = KvOptions { memtable_bytes: 64 * 1024, history: Duration::ZERO, ..KvOptions::default() };
     let folds = Materialized::open(&env, &directory.join("materialized"), log.id(), options).unwrap();
     folds.catch_up(&*log, |_| {}).unwrap();
     let sequencer = Sequencer::start(
@@ -147,6 +150,12 @@ fn child() {
                 std::thread::yield_now();
             }
         });
+        scope.spawn(|| {
+            loop {
+                database.folds.trim(&*database.log, None).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
     });
 }
 
@@ -184,11 +193,17 @@ fn a_killed_process_has_lost_nothing_that_it_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
     let mut random = Random::new(1);
     let mut all: BTreeMap<i64, Lsn> = BTreeMap::new();
+    let mut trimmed = 0;
     for cycle in 0..20 {
         let acknowledged = run_and_kill(directory.path(), 100 + random.below(400));
         assert!(acknowledged.len() >= 100, "cycle {cycle}");
         all.extend(acknowledged);
+        if cycle % 3 == 2 {
+            // What is folded again begins with the base image.
+            std::fs::remove_dir_all(directory.path().join("materialized")).unwrap();
+        }
         let database = open(directory.path());
+        trimmed = database.log.earliest().previous().value();
         let visible = *database.sequencer.visible().borrow();
         assert!(all.values().all(|lsn| *lsn <= visible), "cycle {cycle}: visible {visible}");
         let table = database.folds.catalog().table(TableId::new(16), visible).unwrap();
@@ -212,6 +227,7 @@ fn a_killed_process_has_lost_nothing_that_it_acknowledged() {
         // Each commit but the first inserted one row: the fold has them all, acknowledged or not.
         assert_eq!(rows.len() as u64, visible.value() - 1, "cycle {cycle}");
     }
+    assert!(trimmed > 1_000, "commits were trimmed all along: {trimmed}");
     let verify =
         Command::new(env!("CARGO_BIN_EXE_highwater")).args(["log", "verify", "--data"]).arg(directory.path()).output();
     let verify = verify.unwrap();

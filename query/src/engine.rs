@@ -158,6 +158,24 @@ impl Engine {
         *self.shared.visible.borrow()
     }
 
+    /// Gives up the log's commits up to `to`, or all that no read in the past may need; returns the earliest that is left. It reads all
+    /// rows, on a thread of its own, which ends its work also when the future is dropped.
+    pub(crate) async fn trim_log(&self, to: Option<Lsn>) -> Result<Lsn, SqlError> {
+        self.check_writable()?;
+        let (folds, sequencer) = (self.shared.folds.clone(), self.shared.sequencer.clone());
+        let (told, outcome) = futures::channel::oneshot::channel();
+        let trim = move || {
+            let earliest = folds.trim(sequencer.log(), to);
+            // What it held is let go of before anybody hears of the end.
+            drop((folds, sequencer));
+            let _ = told.send(earliest);
+        };
+        let thread = std::thread::Builder::new().name("highwater-trim".to_owned()).spawn(trim);
+        thread.map_err(|error| SqlError::new(sqlstate::IO_ERROR, format!("cannot start a thread: {error}")))?;
+        let earliest = outcome.await.map_err(|_| SqlError::internal("the thread that trims has panicked"))?;
+        Ok(earliest?)
+    }
+
     /// Waits until `lsn` is visible.
     ///
     /// # Errors

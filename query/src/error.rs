@@ -8,7 +8,7 @@ use highwater_changefeed::FeedError;
 use highwater_log::row::CodecError;
 use highwater_log::sequencer::{CommitError, Refusal};
 use highwater_log::value::ValueError;
-use highwater_log::{LogError, Lsn, error_chain};
+use highwater_log::{LogError, Lsn, NotWritten, error_chain};
 use highwater_materializers::FoldError;
 
 use crate::sqlstate;
@@ -92,7 +92,15 @@ impl From<FoldError> for SqlError {
             FoldError::NotApplied { .. } => sqlstate::LSN_NOT_REACHED,
             // Whoever reads again reads the mended rows.
             FoldError::Reopened => sqlstate::SERIALIZATION_FAILURE,
-            FoldError::Storage { .. } | FoldError::Row { .. } => sqlstate::DATA_CORRUPTED,
+            FoldError::Storage { .. }
+            | FoldError::Row { .. }
+            | FoldError::Log(LogError::Damaged(_) | LogError::BaseDamaged { .. }) => sqlstate::DATA_CORRUPTED,
+            FoldError::StillReadable { .. } => sqlstate::OBJECT_IN_USE,
+            FoldError::Log(LogError::Poisoned { .. }) => sqlstate::LOG_POISONED,
+            FoldError::Log(LogError::NotWritten { reason: NotWritten::NoSpace(_) }) => sqlstate::DISK_FULL,
+            FoldError::Log(LogError::Io { .. } | LogError::NotWritten { .. }) | FoldError::Io { .. } => {
+                sqlstate::IO_ERROR
+            }
             _ => sqlstate::INTERNAL_ERROR,
         };
         Self::new(sqlstate, error_chain(&error))

@@ -1,5 +1,6 @@
 //! Sessions: statement after statement, settings, transactions.
 
+mod procedures;
 mod settings;
 mod transactions;
 
@@ -195,6 +196,7 @@ impl Session {
             Statement::Set(set) => self.set(&set).map(Outcome::Done),
             Statement::ShowVariable { variable } => self.show(&variable).map(Outcome::Rows),
             Statement::Reset(reset) => self.reset(&reset).map(Outcome::Done),
+            Statement::Call(procedure) => self.call(&procedure).await.map(Outcome::Rows),
             Statement::Insert(_)
             | Statement::Update(_)
             | Statement::Delete(_)

@@ -80,7 +80,7 @@ pub const TOO_MANY_CONNECTIONS: &str = "53300";
 pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
 /// `54001`: a statement too long or nested too deep.
 pub const STATEMENT_TOO_COMPLEX: &str = "54001";
-/// `55006`: another call has the session.
+/// `55006`: another call has the session or the source, or a read may still need what is to go.
 pub const OBJECT_IN_USE: &str = "55006";
 /// `57014`: whoever asked is gone.
 pub const QUERY_CANCELED: &str = "57014";

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use highwater_log::base::{BaseReader, BaseState};
 use highwater_log::env::Env;
-use highwater_log::{LogError, LogView, Lsn, SegmentState};
+use highwater_log::{LogError, LogView, Lsn, SegmentState, SegmentSummary, Verification};
 
 use super::{CliError, DAMAGED};
 use render::Renderer;
@@ -42,9 +43,9 @@ enum Action {
     Cat {
         #[command(flatten)]
         directory: Directory,
-        /// Begin behind this LSN.
-        #[arg(long, value_name = "LSN", default_value_t = 0)]
-        after: u64,
+        /// Begin behind this LSN; without it, with the earliest commit that is not trimmed away.
+        #[arg(long, value_name = "LSN")]
+        after: Option<u64>,
         /// Print at most this many commits.
         #[arg(long, value_name = "COUNT")]
         limit: Option<u64>,
@@ -59,18 +60,23 @@ enum Action {
 impl LogCommand {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
         match self.action {
-            Action::Ls { directory } => list(&directory.open()?),
-            Action::Cat { directory, after, limit } => {
-                cat(&directory.open()?, Lsn::new(after), limit.unwrap_or(u64::MAX))
+            Action::Ls { directory } => {
+                let (view, segments) = directory.look(LogView::segments, |_| true)?;
+                list(&view, &segments)
             }
-            Action::Verify { directory } => match directory.open() {
-                // The end is looked at first, and may be damaged itself.
-                Err(CliError::Log(LogError::Damaged(damage))) => {
-                    eprintln!("highwater: {damage}");
-                    Ok(ExitCode::from(DAMAGED))
+            Action::Cat { directory, after, limit } => {
+                cat(&directory.open()?, after.map(Lsn::new), limit.unwrap_or(u64::MAX))
+            }
+            Action::Verify { directory } => {
+                match directory.look(|view| view.verify(|_| {}), |found| found.damages.is_empty()) {
+                    // The end is looked at first, and may be damaged itself.
+                    Err(CliError::Log(LogError::Damaged(damage))) => {
+                        eprintln!("highwater: {damage}");
+                        Ok(ExitCode::from(DAMAGED))
+                    }
+                    looked => Ok(tell(&looked?.1)),
                 }
-                view => verify(&view?),
-            },
+            }
         }
     }
 }
@@ -79,12 +85,32 @@ impl Directory {
     fn open(&self) -> Result<LogView, CliError> {
         Ok(LogView::open(&Env::system(), &self.data.join("log"))?)
     }
+
+    /// Looks at the log; again, where something looks wrong and the log was trimmed meanwhile: files have gone then.
+    fn look<T>(
+        &self,
+        look: impl Fn(&LogView) -> Result<T, LogError>,
+        is_sound: impl Fn(&T) -> bool,
+    ) -> Result<(LogView, T), CliError> {
+        let mut view = self.open()?;
+        loop {
+            let seen = look(&view);
+            if !seen.as_ref().is_ok_and(&is_sound) {
+                let now = self.open()?;
+                if (now.earliest(), now.base()) != (view.earliest(), view.base()) {
+                    view = now;
+                    continue;
+                }
+            }
+            return Ok((view, seen?));
+        }
+    }
 }
 
-fn list(view: &LogView) -> Result<ExitCode, CliError> {
+fn list(view: &LogView, segments: &[SegmentSummary]) -> Result<ExitCode, CliError> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     writeln!(out, "{:>20}  {:>12}  {:<8}  {:>20}", "segment", "bytes", "state", "first lsn")?;
-    for segment in view.segments()? {
+    for segment in segments {
         let state = match segment.state {
             SegmentState::Sealed => "sealed",
             SegmentState::Active => "active",
@@ -94,6 +120,9 @@ fn list(view: &LogView) -> Result<ExitCode, CliError> {
         writeln!(out, "{:>20}  {:>12}  {state:<8}  {first:>20}", segment.id, segment.bytes)?;
     }
     out.flush()?;
+    if let Some(base) = view.base() {
+        eprintln!("trimmed up to lsn {}, base image at lsn {base}", view.earliest().previous());
+    }
     eprintln!(
         "log {}, epoch {}, synced to lsn {}, written to lsn {}",
         view.id(),
@@ -104,13 +133,23 @@ fn list(view: &LogView) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn cat(view: &LogView, after: Lsn, limit: u64) -> Result<ExitCode, CliError> {
+fn cat(view: &LogView, after: Option<Lsn>, limit: u64) -> Result<ExitCode, CliError> {
+    let trimmed = view.earliest().previous();
+    let after = after.unwrap_or(trimmed);
+    if after < trimmed {
+        return Err(LogError::BelowRetained { after, earliest: view.earliest() }.into());
+    }
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut renderer = Renderer::default();
     let mut printed = 0;
     let mut outcome = Ok(());
-    // Rows are named by the catalog, and so reading begins with the first commit.
-    view.commits(Lsn::ORIGIN, |encoded| {
+    // Rows are named by the catalog, and so reading begins with the base image, or the first commit.
+    let mut base = if trimmed > Lsn::ORIGIN { view.read_base()? } else { None };
+    while let Some(record) = base.as_mut().map(BaseReader::try_next).transpose()?.flatten() {
+        let BaseState::Catalog { entry, .. } = record.state else { break };
+        entry.map_or(Ok(()), |entry| renderer.learn_entry(record.lsn, &entry))?;
+    }
+    view.commits(trimmed, |encoded| {
         if printed == limit {
             return ControlFlow::Break(());
         }
@@ -135,8 +174,8 @@ fn cat(view: &LogView, after: Lsn, limit: u64) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn verify(view: &LogView) -> Result<ExitCode, CliError> {
-    let found = view.verify(|_| {})?;
+/// Says what was found.
+fn tell(found: &Verification) -> ExitCode {
     for damage in &found.damages {
         eprintln!("highwater: {damage}");
     }
@@ -145,5 +184,5 @@ fn verify(view: &LogView) -> Result<ExitCode, CliError> {
         "{} segments, {} commits, {} bytes read, {damaged} damaged places",
         found.segments, found.commits, found.bytes
     );
-    Ok(if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::from(DAMAGED) })
+    if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::from(DAMAGED) }
 }

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{CliError, open_database};
+use highwater_materializers::KvOptions;
+
+use super::{CliError, open_database_with};
 use crate::server::stop_signal;
-use crate::{Server, ServerOptions};
+use crate::{Options, Server, ServerOptions};
 
 /// Serve the database: SQL and changefeeds by gRPC, health by HTTP. SIGTERM or Ctrl-C ends it in good order.
 #[derive(Debug, Args)]
@@ -35,6 +37,10 @@ pub(super) struct ServerCommand {
     /// Close a session, and roll its transaction back, when no call has used it for so many seconds.
     #[arg(long, default_value_t = 300, env = "HIGHWATER__SERVER__SESSION_IDLE_SECONDS")]
     session_idle_seconds: u64,
+
+    /// How far back reads in the past may go, at least 10 seconds; the log is not trimmed beyond that.
+    #[arg(long, default_value_t = 86_400, env = "HIGHWATER__HISTORY_SECONDS", value_parser = clap::value_parser!(u64).range(10..))]
+    history_seconds: u64,
 }
 
 impl ServerCommand {
@@ -58,7 +64,9 @@ impl ServerCommand {
         let server = Server::bind(options).await?;
         let (grpc, http) = (server.grpc_address(), server.http_address());
         let data = self.data.clone();
-        let opened = tokio::task::spawn_blocking(move || open_database(&data)).await;
+        let rows = KvOptions { history: Duration::from_secs(self.history_seconds), ..KvOptions::default() };
+        let options = Options { rows, ..Options::default() };
+        let opened = tokio::task::spawn_blocking(move || open_database_with(&data, options)).await;
         let database = Arc::new(opened.map_err(|error| CliError::Runtime(io::Error::other(error)))??);
         let server = server.ready(Arc::clone(&database));
         eprintln!(

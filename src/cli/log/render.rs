@@ -6,11 +6,11 @@ use highwater_log::position::{SchemaVersion, TableId};
 use highwater_log::row::{CodecError, Row};
 use highwater_log::schema::CatalogEntry;
 use highwater_log::value::write_text;
-use highwater_log::{Change, Commit};
+use highwater_log::{Change, Commit, Lsn};
 use highwater_materializers::{FoldError, Table};
 use serde_json::{Map, Value, json};
 
-/// Decodes the rows of commits that come in order from the first.
+/// Decodes the rows of commits that come in order from the first, or behind what a base image tells of the catalog.
 #[derive(Default)]
 pub(super) struct Renderer {
     tables: HashMap<(TableId, SchemaVersion), Table>,
@@ -23,11 +23,16 @@ impl Renderer {
             let (Change::Catalog { entry: Some(entry), .. } | Change::Truncate { entry, .. }) = change else {
                 continue;
             };
-            let entry =
-                CatalogEntry::from_json(entry).map_err(|source| FoldError::Entry { lsn: commit.lsn, source })?;
-            if let CatalogEntry::Table(schema) = entry {
-                self.tables.insert((schema.id, schema.version), Table::new(schema, commit.lsn));
-            }
+            self.learn_entry(commit.lsn, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in an entry of the catalog.
+    pub(super) fn learn_entry(&mut self, lsn: Lsn, entry: &[u8]) -> Result<(), FoldError> {
+        let entry = CatalogEntry::from_json(entry).map_err(|source| FoldError::Entry { lsn, source })?;
+        if let CatalogEntry::Table(schema) = entry {
+            self.tables.insert((schema.id, schema.version), Table::new(schema, lsn));
         }
         Ok(())
     }
