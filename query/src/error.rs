@@ -205,6 +205,9 @@ fn classify(error: &DataFusionError) -> &'static str {
         DataFusionError::ArrowError(arrow, _) => match **arrow {
             ArrowError::DivideByZero => sqlstate::DIVISION_BY_ZERO,
             ArrowError::ArithmeticOverflow(_) => sqlstate::NUMERIC_VALUE_OUT_OF_RANGE,
+            ArrowError::ComputeError(ref message) if message.contains("overflow") => {
+                sqlstate::NUMERIC_VALUE_OUT_OF_RANGE
+            }
             ArrowError::CastError(_) | ArrowError::ParseError(_) => sqlstate::INVALID_TEXT_REPRESENTATION,
             _ => sqlstate::INTERNAL_ERROR,
         },
@@ -238,6 +241,7 @@ fn classify_message(message: &str) -> &'static str {
         ("overflow", sqlstate::NUMERIC_VALUE_OUT_OF_RANGE),
         ("Cannot coerce", sqlstate::DATATYPE_MISMATCH),
         ("Cannot infer common", sqlstate::DATATYPE_MISMATCH),
+        ("Step cannot be zero", sqlstate::INVALID_PARAMETER_VALUE),
     ];
     known.iter().find(|(part, _)| message.contains(part)).map_or(sqlstate::SYNTAX_OR_ACCESS, |(_, code)| code)
 }

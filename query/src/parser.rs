@@ -86,6 +86,9 @@ fn check_complexity(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
     let mut levels = vec![Level::default()];
     for (index, token) in tokens.iter().enumerate() {
         match &token.token {
+            Token::Word(word) if word.quote_style.is_some() && word.value.is_empty() => {
+                return Err(SqlError::syntax("zero-length delimited identifier at or near \"\"\"\""));
+            }
             Token::LParen | Token::LBracket | Token::LBrace => {
                 levels.push(Level { is_subquery: is_subquery(tokens, index), ..Level::default() });
             }

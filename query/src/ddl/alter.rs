@@ -14,7 +14,6 @@ use crate::catalog::QualifiedName;
 use crate::dml::default_value;
 use crate::error::SqlError;
 use crate::names::folded;
-use crate::rewrite::written;
 use crate::sqlstate;
 use crate::statement::{StatementContext, quoted};
 use crate::transaction::Transaction;
@@ -205,7 +204,9 @@ async fn alter_column(
     let place = place.ok_or_else(|| undefined_column(table, name))?;
     let is_key = schema.primary_key.contains(&schema.columns[place].id);
     match operation {
-        AlterColumnOperation::SetDefault { value } => schema.columns[place].default = Some(written(value)),
+        AlterColumnOperation::SetDefault { value } => {
+            schema.columns[place].default = Some(super::create::default_text(value)?)
+        }
         AlterColumnOperation::DropDefault => schema.columns[place].default = None,
         AlterColumnOperation::DropNotNull if is_key => {
             let message = format!("column \"{name}\" is in a primary key");

@@ -1,9 +1,11 @@
 //! CREATE TABLE.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{
     ColumnDef, ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, IndexColumn, TableConstraint,
+    visit_expressions,
 };
 use highwater_log::position::{ColumnId, SchemaVersion, StorageId, TableId};
 use highwater_log::schema::{ColumnSchema, TableSchema, UniqueSchema};
@@ -266,7 +268,7 @@ pub(crate) fn column_definition(column: &ColumnDef) -> Result<ColumnConstraints,
             ColumnOption::NotNull => found.column.not_null = true,
             ColumnOption::Default(Expr::Value(value))
                 if value.value == datafusion::sql::sqlparser::ast::Value::Null => {}
-            ColumnOption::Default(default) => found.column.default = Some(written(default)),
+            ColumnOption::Default(default) => found.column.default = Some(default_text(default)?),
             ColumnOption::PrimaryKey(_) => found.primary_key = Some(name),
             ColumnOption::Unique(_) => found.unique = Some(name),
             ColumnOption::ForeignKey(_) => return Err(SqlError::unsupported("REFERENCES")),
@@ -293,4 +295,17 @@ pub(crate) fn index_columns(columns: &[IndexColumn]) -> Result<Vec<String>, SqlE
         _ => Err(SqlError::unsupported("an expression in a key")),
     };
     columns.iter().map(|column| name(column).map(|ident| folded(&ident))).collect()
+}
+
+/// The text of a DEFAULT, as it is stored.
+pub(super) fn default_text(default: &Expr) -> Result<String, SqlError> {
+    let is_subquery = |expr: &Expr| match expr {
+        Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    if visit_expressions(default, is_subquery).is_break() {
+        let message = "cannot use subquery in DEFAULT expression";
+        return Err(SqlError::new(sqlstate::FEATURE_NOT_SUPPORTED, message));
+    }
+    Ok(written(default))
 }
