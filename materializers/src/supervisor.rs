@@ -131,13 +131,13 @@ impl Materialized {
         Ok(())
     }
 
-    /// Gives up the log's commits up to `to` (`None`: all that no read in the past may need), as far as whole segments go, and returns the earliest commit that is left. Where the log's
-    /// base image does not reach as far, it gets a new one first: of the earliest state that can still be read. That reads all rows, and
-    /// takes its time; commits go on.
+    /// Gives up the log's commits up to `to` (`None`: all that no read in the past may need), as far as whole segments go, and returns
+    /// the earliest commit that is left. Where something can go and the log's base image does not reach as far, or is damaged, a new one
+    /// is written first: of the earliest state that can still be read. That reads all rows, and takes its time; commits go on.
     ///
     /// # Errors
     /// [`FoldError::StillReadable`] when reads may go back before `to`; [`FoldError::Log`], [`FoldError::Storage`]. Nothing was given up
-    /// then.
+    /// then, though after an error of the disk it may be by the next opening.
     pub fn trim(&self, log: &dyn CommitLog, to: Option<Lsn>) -> Result<Lsn, FoldError> {
         self.kv.move_history(self.env.clock.unix_micros());
         let to = to.unwrap_or_else(|| self.kv.history_from());
@@ -173,7 +173,7 @@ impl Materialized {
     }
 
     /// Mends the rows after a failed fold: opens their files again and catches up; if the fold fails again, drops them and folds
-    /// them anew from the first commit.
+    /// them anew from the log's beginning: its base image, or the first commit.
     ///
     /// # Errors
     /// [`FoldError`] when a commit cannot be folded even then: the log holds what this program cannot fold.
@@ -189,7 +189,7 @@ impl Materialized {
         }
     }
 
-    /// Drops the rows and folds them anew from the first commit: when a read has met damage.
+    /// Drops the rows and folds them anew from the log's beginning: when a read has met damage. A base image is read through first.
     ///
     /// # Errors
     /// As [`Materialized::mend`].
