@@ -60,7 +60,7 @@ pub enum BaseState {
         /// The full row, under the schema version that it was written under.
         image: Bytes,
     },
-    /// How far something outside has come. The commit that wrote it is not kept: the record's LSN is the image's.
+    /// How far something outside has come.
     Position {
         /// Whose position.
         of: Bytes,

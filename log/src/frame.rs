@@ -148,7 +148,7 @@ pub fn encode(seed: FrameSeed, offset: u64, header: &FrameHeader, payload: &[u8]
     out.extend_from_slice(&header.synced.value().to_le_bytes());
     out.extend_from_slice(&header.previous.to_le_bytes());
     out.extend_from_slice(&header.part.to_le_bytes());
-    debug_assert_eq!(out.len() - start, HEADER_CHECKSUM_AT, "the fields before the checksum");
+    assert_eq!(out.len() - start, HEADER_CHECKSUM_AT, "the fields before the checksum");
     let header_checksum = crc32c::crc32c_append(seed.at(offset), &out[start..]);
     let checksum = crc32c::crc32c_append(header_checksum, payload);
     out.extend_from_slice(&header_checksum.to_le_bytes());

@@ -5,18 +5,19 @@
 //! kv/trees/17          one LSM tree per storage: a table's rows, or an index's entries
 //! kv/trees/0           positions of sources, and producers' last sequences
 //!
-//! row    key of the row   → lsn u64 | row id u64 | row
-//! index  key of the entry → lsn u64 | row id u64 | key of the row
 //! ```
 //!
 //! Sequence number = LSN, so that a read at n sees exactly the fold of commits 1…n while later ones are applied. Our log is the
-//! journal: a checkpoint at n flushes every tree that was written to, then records n; what came later is replayed.
+//! journal: a checkpoint at n flushes every tree that was written to, then records n; what came later is replayed. The history's
+//! beginning as a checkpoint has recorded it is the horizon: merges drop what no read from there on can find.
 
 mod checkpoint;
 mod fold;
 mod image;
 mod pin;
+mod reclaim;
 mod tree;
+mod value;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -27,17 +28,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use highwater_log::commit::{ProducerId, ProducerSequence};
 use highwater_log::env::Disk;
-use highwater_log::position::{RowId, StorageId};
+use highwater_log::position::StorageId;
 use highwater_log::sequencer::{KeyRange, RecentSequences, SEQUENCES_KEPT};
 use highwater_log::{Commit, LogId, Lsn};
 
 use crate::catalog::Catalog;
 use crate::error::FoldError;
 use crate::materializer::Materializer;
-use checkpoint::{Checkpoint, TreeManifest};
+use checkpoint::{Checkpoint, TreeManifest, TreeRecord};
+use fold::Write;
 use tree::Tree;
 
 pub use pin::ReadPin;
+pub use value::StoredRow;
 
 /// How the rows are kept.
 #[derive(Clone, Debug)]
@@ -61,17 +64,6 @@ impl Default for KvOptions {
     }
 }
 
-/// A row as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredRow {
-    /// The commit that wrote it.
-    pub version: Lsn,
-    /// Its identity.
-    pub id: RowId,
-    /// The row, or for an index entry the key of the row.
-    pub bytes: Bytes,
-}
-
 /// The rows of all tables.
 pub struct Kv {
     disk: Arc<dyn Disk>,
@@ -90,6 +82,8 @@ pub struct Kv {
     /// One fold at a time.
     folding: Mutex<()>,
     history: Mutex<History>,
+    /// Merges may have dropped what only states below show.
+    horizon: AtomicU64,
     /// A read has met bytes that are no rows.
     is_damaged: AtomicBool,
 }
@@ -100,6 +94,8 @@ struct Trees {
     /// Grows whenever the rows are opened or folded anew: what was pinned before is not to be read any more.
     generation: u64,
 }
+
+type TreesByStorage = Vec<(StorageId, Arc<Tree>)>;
 
 /// Which positions may be read.
 struct History {
@@ -145,6 +141,7 @@ impl Kv {
             unflushed_bytes: AtomicU64::new(0),
             upkeep: Mutex::new(Checkpoint::beginning(log)),
             history: Mutex::new(History::beginning()),
+            horizon: AtomicU64::new(0),
             is_damaged: AtomicBool::new(false),
         };
         kv.load()?;
@@ -181,6 +178,7 @@ impl Kv {
         trees.by_storage.clear();
         self.unflushed_bytes.store(0, Ordering::Relaxed);
         self.applied.store(0, Ordering::Release);
+        self.horizon.store(0, Ordering::Release);
         self.is_damaged.store(false, Ordering::Release);
     }
 
@@ -199,12 +197,13 @@ impl Kv {
             let name = name.to_str().unwrap_or_default();
             if name.ends_with(GONE_SUFFIX) {
                 std::fs::remove_dir_all(entry.path()).map_err(self.failed("remove", &entry.path()))?;
-            } else if let Ok(id) = name.parse() {
-                trees.insert(StorageId::new(id), Arc::new(self.open_tree(StorageId::new(id))?));
+            } else if let Ok(id) = name.parse().map(StorageId::new) {
+                let stale = checkpoint.trees.iter().find(|known| known.tree == id).map_or(0, |known| known.stale);
+                trees.insert(id, Arc::new(self.open_tree(id, checkpoint.applied, stale)?));
             }
         }
-        if let Some(missing) = checkpoint.trees.iter().find(|id| !trees.contains_key(id)) {
-            return Err(storage_error(&format!("the tree of storage {missing} is missing")));
+        if let Some(missing) = checkpoint.trees.iter().find(|known| !trees.contains_key(&known.tree)) {
+            return Err(storage_error(&format!("the tree of storage {} is missing", missing.tree)));
         }
         if checkpoint.applied == Lsn::ORIGIN && !trees.is_empty() {
             // Without a checkpoint nothing says which log they were folded from.
@@ -218,15 +217,17 @@ impl Kv {
         }
         let mut open = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         open.by_storage = trees;
+        self.horizon.store(checkpoint.history_from.value(), Ordering::Release);
         self.applied.store(checkpoint.applied.value(), Ordering::Release);
         *upkeep = checkpoint;
         Ok(())
     }
 
     /// Opens one tree. Files that the tree's library cannot make sense of may make it panic; that is damage like any other.
-    fn open_tree(&self, id: StorageId) -> Result<Tree, FoldError> {
+    fn open_tree(&self, id: StorageId, applied: Lsn, stale: u64) -> Result<Tree, FoldError> {
         let path = self.tree_directory(id);
-        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Tree::open(&path, &self.cache)));
+        let open = || Tree::open(&path, &self.cache, applied, stale);
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
         opened.unwrap_or_else(|_| Err(storage_error(&format!("the files of storage {id} are damaged"))))
     }
 
@@ -331,7 +332,8 @@ impl Kv {
     /// # Errors
     /// [`FoldError::Storage`].
     pub fn position(&self, of: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
-        self.read(SYSTEM_STORAGE, at, |tree| tree.read(&position_key(of), at))
+        let value = self.read(SYSTEM_STORAGE, at, |tree| tree.read(&value::position_key(of), at))?;
+        Ok(value.map(|value| value::split(&value)).transpose()?.map(|(_, position)| position))
     }
 
     /// The producer's newest sequences at `at`.
@@ -339,49 +341,66 @@ impl Kv {
     /// # Errors
     /// [`FoldError::Storage`].
     pub fn sequences(&self, producer: ProducerId, at: Lsn) -> Result<RecentSequences, FoldError> {
-        let value = self.read(SYSTEM_STORAGE, at, |tree| tree.read(&producer_key(producer), at))?;
-        Ok(value.as_deref().map_or_else(VecDeque::new, decode_sequences))
+        let value = self.read(SYSTEM_STORAGE, at, |tree| tree.read(&value::producer_key(producer), at))?;
+        let content = value.map(|value| value::split(&value)).transpose()?;
+        Ok(content.map_or_else(VecDeque::new, |(_, pairs)| value::decode_sequences(&pairs)))
     }
 
-    /// The version of a key at `at`: rows and index entries alike. Positions below the history are not asked for.
+    /// The version of a key at `at`: rows and index entries alike.
     ///
     /// # Errors
-    /// [`FoldError::Storage`].
+    /// [`FoldError::Storage`]; [`FoldError::HistoryGone`] when the history has begun behind `at` meanwhile.
     pub fn key_version(&self, storage: StorageId, key: &[u8], at: Lsn) -> Result<Option<Lsn>, FoldError> {
         let value = self.read(storage, at, |tree| tree.read(key, at))?;
-        Ok(value.map(stored_row).transpose()?.map(|row| row.version))
+        Ok(value.map(StoredRow::decode).transpose()?.map(|row| row.version))
     }
 
     /// The keys of a range at `at`, rising, at most `limit`.
     ///
     /// # Errors
-    /// [`FoldError::Storage`].
+    /// As [`Kv::key_version`].
     pub fn keys(&self, storage: StorageId, range: &KeyRange, at: Lsn, limit: usize) -> Result<Vec<Bytes>, FoldError> {
         self.read(storage, at, |tree| tree.scan(range, at).take(limit).map(|item| item.map(|(key, _)| key)).collect())
     }
 
-    /// Does what is due beside the commits: flushes, compactions, checkpoints. `now_micros` is the time of day.
+    /// Does what is due beside the commits: flushes, merges, checkpoints. `now_micros` is the time of day.
     ///
     /// # Errors
     /// [`FoldError::Storage`], [`FoldError::Io`].
     pub fn maintain(&self, now_micros: u64) -> Result<(), FoldError> {
         self.move_history(now_micros);
-        let is_due = self.unflushed_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes;
-        if is_due {
+        let is_full = self.unflushed_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes;
+        // What is in memory alone keeps what it hides in the files.
+        if is_full || self.history_from() > self.checkpointed() {
             self.checkpoint()?;
         }
         let mut upkeep = self.upkeep();
-        let trees = self.all_trees();
-        trees.iter().try_for_each(|(_, tree)| tree.compact())?;
-        if is_due {
-            // Merging has rewritten what the checkpoint recorded of the trees.
-            let manifests = self.manifests(upkeep.trees.iter().copied())?;
-            if manifests != upkeep.manifests {
-                let next = Checkpoint { manifests, ..upkeep.clone() };
-                next.store(&*self.disk, &self.checkpoint_path())?;
-                *upkeep = next;
-            }
+        let history_from = self.history_from().min(upkeep.applied);
+        if history_from > upkeep.history_from {
+            // Recorded before anything goes: opened again, the rows must not promise more than they have.
+            self.record(&mut upkeep, |next| next.history_from = history_from)?;
+            self.drop_unneeded(&mut upkeep)?;
         }
+        self.horizon.store(upkeep.history_from.value(), Ordering::Release);
+        let applied = self.applied();
+        let mut is_changed = false;
+        for (_, tree) in self.all_trees() {
+            is_changed |= tree.compact(upkeep.history_from, applied)?;
+        }
+        if is_changed {
+            // Merging has rewritten what the checkpoint recorded of the trees.
+            let manifests = self.manifests(upkeep.trees.iter().map(|known| known.tree))?;
+            self.record(&mut upkeep, |next| next.manifests = manifests)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a changed checkpoint in the place of the last one.
+    fn record(&self, upkeep: &mut Checkpoint, change: impl FnOnce(&mut Checkpoint)) -> Result<(), FoldError> {
+        let mut next = upkeep.clone();
+        change(&mut next);
+        next.store(&*self.disk, &self.checkpoint_path())?;
+        *upkeep = next;
         Ok(())
     }
 
@@ -446,7 +465,12 @@ impl Kv {
             Some(tree) => read(&tree)?,
             None => T::default(),
         };
-        if self.generation() == generation { Ok(found) } else { Err(FoldError::Reopened) }
+        if self.generation() != generation {
+            return Err(FoldError::Reopened);
+        }
+        // Nothing holds the history for who reads without a pin.
+        let earliest = Lsn::new(self.horizon.load(Ordering::Acquire));
+        if at < earliest { Err(FoldError::HistoryGone { at, earliest }) } else { Ok(found) }
     }
 
     fn generation(&self) -> u64 {
@@ -464,7 +488,7 @@ impl Kv {
         if let Some(tree) = self.tree(id, self.generation())? {
             return Ok(tree);
         }
-        let tree = Arc::new(self.open_tree(id)?);
+        let tree = Arc::new(self.open_tree(id, self.applied(), 0)?);
         self.trees.write().unwrap_or_else(PoisonError::into_inner).by_storage.insert(id, Arc::clone(&tree));
         Ok(tree)
     }
@@ -481,7 +505,7 @@ impl Kv {
         std::fs::remove_dir_all(&gone).map_err(self.failed("remove", &gone))
     }
 
-    fn all_trees(&self) -> Vec<(StorageId, Arc<Tree>)> {
+    fn all_trees(&self) -> TreesByStorage {
         let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
         trees.by_storage.iter().map(|(id, tree)| (*id, Arc::clone(tree))).collect()
     }
@@ -530,13 +554,14 @@ impl Materializer for Kv {
         let mut written_bytes = 0;
         // Keys of one storage stand together.
         let mut open: Option<(StorageId, Arc<Tree>)> = None;
-        for (storage, key, value) in writes.keys {
-            written_bytes += key.len() + value.as_ref().map_or(0, Vec::len) + ENTRY_OVERHEAD_BYTES;
+        for Write { storage, key, value, stale } in writes.keys {
+            written_bytes += key.len() + value.len() + ENTRY_OVERHEAD_BYTES;
             let tree = match &mut open {
                 Some((id, tree)) if *id == storage => tree,
                 other => &mut other.insert((storage, self.tree_to_write(storage)?)).1,
             };
             tree.write(&key, value, commit.lsn);
+            tree.note_stale(stale);
         }
         if let Some(ProducerSequence { producer, sequence }) = writes.producer {
             let mut recent = self.sequences(producer, applied)?;
@@ -544,8 +569,10 @@ impl Materializer for Kv {
             while recent.len() > SEQUENCES_KEPT {
                 recent.pop_front();
             }
-            let value = encode_sequences(&recent);
-            self.tree_to_write(SYSTEM_STORAGE)?.write(&producer_key(producer), Some(value), commit.lsn);
+            let tree = self.tree_to_write(SYSTEM_STORAGE)?;
+            tree.write(&value::producer_key(producer), value::sequences(commit.lsn, &recent), commit.lsn);
+            // The one before, as a rule.
+            tree.note_stale(1);
         }
         self.unflushed_bytes.fetch_add(written_bytes as u64, Ordering::Relaxed);
         self.applied.store(commit.lsn.value(), Ordering::Release);
@@ -572,30 +599,48 @@ impl Kv {
             return Ok(applied);
         }
         let flushed_bytes = self.unflushed_bytes.load(Ordering::Relaxed);
-        // Trees before the storages that are needed: one that comes in between is not taken for one that is gone. They are needed
-        // as long as the history recorded on disk promises, not the one that will be.
-        let all = self.all_trees();
-        let needed = self.catalog.storages_since(upkeep.history_from);
-        let is_needed = |id: &StorageId| *id == SYSTEM_STORAGE || needed.contains(id);
-        let (trees, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(id, _)| is_needed(id));
+        let (trees, unneeded) = self.trees_by_need(upkeep.history_from);
         tree::flush_dirty(trees.iter().map(|(_, tree)| &**tree))?;
         let (history_from, times) = {
             let history = self.history();
             let last = history.times.back().is_none_or(|(_, lsn)| *lsn < history.last.1).then_some(history.last);
-            (history.from, history.times.iter().copied().chain(last).collect())
+            // Commits may have been applied since; a replay reads what was there before them.
+            (history.from.min(applied), history.times.iter().copied().chain(last).collect())
         };
-        let mut ids: Vec<_> = trees.iter().map(|(id, _)| *id).collect();
-        ids.sort_unstable();
-        let manifests = self.manifests(ids.iter().copied())?;
+        let mut trees: Vec<_> = trees.iter().map(|(id, tree)| TreeRecord { tree: *id, stale: tree.stale() }).collect();
+        trees.sort_unstable_by_key(|known| known.tree);
+        let manifests = self.manifests(trees.iter().map(|known| known.tree))?;
         let beginning = Checkpoint::beginning(self.log);
-        let next = Checkpoint { applied, history_from, trees: ids, times, manifests, ..beginning };
+        let next = Checkpoint { applied, history_from, trees, times, manifests, ..beginning };
         next.store(&*self.disk, &self.checkpoint_path())?;
         *upkeep = next;
         self.unflushed_bytes.fetch_sub(flushed_bytes, Ordering::Relaxed);
-        for (id, tree) in gone {
+        for (id, tree) in unneeded {
             self.drop_tree(id, tree)?;
         }
         Ok(applied)
+    }
+
+    /// Removes the trees that no read from the recorded beginning of the history on needs.
+    fn drop_unneeded(&self, upkeep: &mut Checkpoint) -> Result<(), FoldError> {
+        let (_, unneeded) = self.trees_by_need(upkeep.history_from);
+        if unneeded.is_empty() {
+            return Ok(());
+        }
+        let is_needed = |id: StorageId| unneeded.iter().all(|(unneeded, _)| *unneeded != id);
+        self.record(upkeep, |next| {
+            next.trees.retain(|known| is_needed(known.tree));
+            next.manifests.retain(|manifest| is_needed(manifest.tree));
+        })?;
+        unneeded.into_iter().try_for_each(|(id, tree)| self.drop_tree(id, tree))
+    }
+
+    /// The trees that are needed to read back to `history_from`, which is what is recorded on disk, not what will be; and the others.
+    fn trees_by_need(&self, history_from: Lsn) -> (TreesByStorage, TreesByStorage) {
+        // Trees before the storages that are needed: one that comes in between is not taken for one that is gone.
+        let all = self.all_trees();
+        let needed = self.catalog.storages_since(history_from);
+        all.into_iter().partition(|(id, _)| *id == SYSTEM_STORAGE || needed.contains(id))
     }
 }
 
@@ -606,47 +651,10 @@ const CHECKPOINT_NAME: &str = "checkpoint";
 const OVERFULL_FACTOR: u64 = 4;
 /// What the directory of a tree is called while it is removed.
 const GONE_SUFFIX: &str = ".gone";
-const VALUE_HEAD_BYTES: usize = 16;
 /// What a tree's memory takes for an entry beside its bytes, roughly.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
 const TIME_STEP_MICROS: u64 = 60 * 1_000_000;
 
-fn value(lsn: Lsn, id: RowId, bytes: &[u8]) -> Vec<u8> {
-    let mut value = Vec::with_capacity(VALUE_HEAD_BYTES + bytes.len());
-    value.extend_from_slice(&lsn.value().to_le_bytes());
-    value.extend_from_slice(&id.value().to_le_bytes());
-    value.extend_from_slice(bytes);
-    value
-}
-
-fn stored_row(value: Bytes) -> Result<StoredRow, FoldError> {
-    let number = |at: usize| value.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-    match (number(0), number(8)) {
-        (Some(version), Some(id)) => {
-            let (version, id) = (Lsn::new(version), RowId::new(id));
-            Ok(StoredRow { version, id, bytes: value.slice(VALUE_HEAD_BYTES..) })
-        }
-        _ => Err(storage_error("a value is too short")),
-    }
-}
-
 fn storage_error(cause: &str) -> FoldError {
     FoldError::Storage { materializer: NAME, cause: cause.into() }
-}
-
-fn position_key(of: &[u8]) -> Bytes {
-    [b"p", of].concat().into()
-}
-
-fn producer_key(producer: ProducerId) -> Bytes {
-    [&b"s"[..], &producer.0].concat().into()
-}
-
-fn encode_sequences(recent: &RecentSequences) -> Vec<u8> {
-    recent.iter().flat_map(|(sequence, lsn)| [sequence.to_le_bytes(), lsn.value().to_le_bytes()]).flatten().collect()
-}
-
-fn decode_sequences(bytes: &[u8]) -> RecentSequences {
-    let number = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    bytes.chunks_exact(16).map(|pair| (number(pair), Lsn::new(number(&pair[8..])))).collect()
 }

@@ -341,7 +341,7 @@ impl Session {
                 Ok((Some(receipt.lsn), receipt.is_duplicate))
             }
             Ok(Acknowledgement::Buffered(accepted)) => {
-                debug_assert_eq!(durability, Durability::Buffered);
+                assert_eq!(durability, Durability::Buffered);
                 self.unsynced = Some(accepted);
                 Ok((None, false))
             }

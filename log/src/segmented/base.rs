@@ -125,10 +125,11 @@ impl BaseSink for BaseFileSink {
         directory.disk.rename(&temporary, &path).map_err(directory.failed("rename", &temporary))?;
         self.is_finished = true;
         directory.sync()?;
+        // One and the same, whatever becomes of the storing.
         supply.manifest.base = Some(lsn);
+        *shared.reading.base() = Some(lsn);
         supply.manifest.store_in_all_generations(directory)?;
         drop(supply);
-        *shared.reading.base() = Some(lsn);
         if let Some(before) = before.filter(|before| *before != lsn) {
             // Best effort: an older image does no harm.
             let _ = directory.disk.remove(&directory.base_path(before));

@@ -88,7 +88,7 @@ impl Window {
 
     /// Notes a write; LSNs never fall.
     pub(super) fn write(&mut self, space: StorageId, key: Bytes, entry: Entry) -> Undo {
-        debug_assert!(self.order.back().is_none_or(|(lsn, _, _)| *lsn <= entry.lsn), "writes come in order");
+        assert!(self.order.back().is_none_or(|(lsn, _, _)| *lsn <= entry.lsn), "writes come in order");
         let key = Key::from(key);
         let previous = self.spaces.entry(space).or_default().insert(key.clone(), entry);
         self.order.push_back((entry.lsn, space, key));

@@ -18,14 +18,23 @@ pub(super) struct Checkpoint {
     pub(super) log: LogId,
     /// Everything up to here is in the files.
     pub(super) applied: Lsn,
-    /// Versions below are gone from the files, or will be.
+    /// States below cannot be read: versions that only they show are gone from the files, or will be.
     pub(super) history_from: Lsn,
     /// Trees that must be there.
-    pub(super) trees: Vec<StorageId>,
+    pub(super) trees: Vec<TreeRecord>,
     /// When commits were made, sparsely: (microseconds, LSN).
     pub(super) times: Vec<(u64, Lsn)>,
     /// Checksums of files that the trees' library does not check by itself.
     pub(super) manifests: Vec<TreeManifest>,
+}
+
+/// What is known of a tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TreeRecord {
+    pub(super) tree: StorageId,
+    /// How many of its versions are stale, roughly.
+    pub(super) stale: u64,
 }
 
 /// The file in which a tree lists its tables, with the numbers that their rows' versions hang on. A changed bit in it would shift the
@@ -122,4 +131,4 @@ impl Checkpoint {
 }
 
 const TITLE: &str = "highwater kv checkpoint";
-const SHAPE_VERSION: u32 = 2;
+const SHAPE_VERSION: u32 = 3;

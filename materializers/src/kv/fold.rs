@@ -8,6 +8,7 @@ use highwater_log::position::{RowId, StorageId, TableId};
 use highwater_log::row::{CodecError, Row};
 use highwater_log::{Change, Commit, Lsn};
 
+use super::value;
 use crate::catalog::Catalog;
 use crate::error::FoldError;
 use crate::table::{Table, TableRow};
@@ -15,10 +16,27 @@ use crate::table::{Table, TableRow};
 /// The keys that a commit writes.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
-    /// Storage and key with the new value, `None` where the key goes. In order; a key stands once.
-    pub(super) keys: Vec<(StorageId, Bytes, Option<Vec<u8>>)>,
+    /// In order; a key stands once.
+    pub(super) keys: Vec<Write>,
     /// The producer's write, to be noted.
     pub(super) producer: Option<ProducerSequence>,
+}
+
+/// A write of one key.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) storage: StorageId,
+    pub(super) key: Bytes,
+    /// As the tree keeps it, the LSN first.
+    pub(super) value: Vec<u8>,
+    /// How many versions it makes stale, itself among them where it says that the key is gone.
+    pub(super) stale: u64,
+}
+
+impl Write {
+    fn is_removal(&self) -> bool {
+        value::is_gone(&self.value)
+    }
 }
 
 /// What `commit` writes. The catalog has applied it, and everything before.
@@ -35,11 +53,15 @@ pub(super) fn fold(commit: &Commit, catalog: &Catalog) -> Result<Writes, FoldErr
 impl Writes {
     /// Every key once: as it was put last, or gone where it was only removed. An index key may change hands within a commit.
     fn in_order(mut self) -> Self {
-        self.keys.sort_by(|(storage, key, _), (other, other_key, _)| (storage, key).cmp(&(other, other_key)));
-        self.keys.dedup_by(|(storage, key, later), (other, other_key, value)| {
-            let is_same = storage == other && key == other_key;
-            if is_same && later.is_some() {
-                *value = later.take();
+        self.keys.sort_by(|a, b| (a.storage, &a.key).cmp(&(b.storage, &b.key)));
+        self.keys.dedup_by(|later, write| {
+            let is_same = later.storage == write.storage && later.key == write.key;
+            if is_same {
+                if !later.is_removal() {
+                    write.value = std::mem::take(&mut later.value);
+                }
+                let hides_one = write.stale + later.stale > 0;
+                write.stale = u64::from(hides_one) + u64::from(write.is_removal());
             }
             is_same
         });
@@ -63,7 +85,7 @@ impl<'a> ImageFold<'a> {
         table: TableId,
         row: RowId,
         image: &Bytes,
-    ) -> Result<impl Iterator<Item = (StorageId, Bytes, Option<Vec<u8>>)> + use<'_, 'a>, FoldError> {
+    ) -> Result<impl Iterator<Item = Write> + use<'_, 'a>, FoldError> {
         let fold = &mut self.0;
         let (written, current) = fold.version_and_current(table, image)?;
         fold.version = version;
@@ -130,10 +152,16 @@ impl Fold<'_> {
                 })
             }
             Change::Position { of, position } => {
-                let key = super::position_key(of);
+                let key = value::position_key(of);
                 // The last one counts, also when it is that there is none.
-                self.writes.keys.retain(|(storage, known, _)| *storage != super::SYSTEM_STORAGE || *known != key);
-                self.write(super::SYSTEM_STORAGE, key, (!position.is_empty()).then(|| position.to_vec()));
+                self.writes.keys.retain(|write| write.storage != super::SYSTEM_STORAGE || write.key != key);
+                if position.is_empty() {
+                    self.remove(super::SYSTEM_STORAGE, key);
+                } else {
+                    let value = value::position(self.lsn, position);
+                    // The one before, as a rule.
+                    self.writes.keys.push(Write { storage: super::SYSTEM_STORAGE, key, value, stale: 1 });
+                }
                 Ok(())
             }
         }
@@ -152,19 +180,18 @@ impl Fold<'_> {
                 }
                 self.remove(unique.storage, old_key);
             }
-            let value = super::value(self.version, id, &key);
-            self.write(unique.storage, index_key, Some(value));
+            let value = value::row(self.version, id, &key);
+            self.writes.keys.push(Write { storage: unique.storage, key: index_key, value, stale: 0 });
         }
-        self.write(table.schema().storage, key, Some(super::value(self.version, id, after.bytes)));
+        let (storage, value) = (table.schema().storage, value::row(self.version, id, after.bytes));
+        self.writes.keys.push(Write { storage, key, value, stale: u64::from(before.is_some()) });
         Ok(())
     }
 
-    fn write(&mut self, storage: StorageId, key: Bytes, value: Option<Vec<u8>>) {
-        self.writes.keys.push((storage, key, value));
-    }
-
     fn remove(&mut self, storage: StorageId, key: Bytes) {
-        self.write(storage, key, None);
+        let value = value::gone(self.version);
+        // The one before it, and itself.
+        self.writes.keys.push(Write { storage, key, value, stale: 2 });
     }
 
     /// The table at the version that a row was written under, and as it is at this commit: its storages and indexes, whatever version

@@ -7,12 +7,9 @@ use highwater_log::base::{BaseHeader, BaseRecord, BaseState};
 use highwater_log::commit::{ProducerId, ProducerSequence};
 use highwater_log::sequencer::{KeyRange, RecentSequences};
 
-use super::fold::ImageFold;
+use super::fold::{ImageFold, Write};
 use super::pin::ReadPin;
-use super::{
-    ENTRY_OVERHEAD_BYTES, Kv, SYSTEM_STORAGE, decode_sequences, encode_sequences, position_key, producer_key,
-    storage_error, tree,
-};
+use super::{ENTRY_OVERHEAD_BYTES, Kv, SYSTEM_STORAGE, storage_error, tree, value};
 use crate::error::FoldError;
 
 impl ReadPin {
@@ -30,14 +27,15 @@ impl ReadPin {
         // Positions stand before producers.
         for item in system.scan(&KeyRange::default(), self.at) {
             let (key, value) = item?;
+            let (written_at, content) = value::split(&value)?;
             match key.split_first() {
                 Some((b'p', _)) => {
-                    let state = BaseState::Position { of: key.slice(1..), position: value };
-                    visit(BaseRecord { lsn: self.at, state })?;
+                    let state = BaseState::Position { of: key.slice(1..), position: content };
+                    visit(BaseRecord { lsn: written_at, state })?;
                 }
                 Some((b's', producer)) => {
                     let producer = producer.try_into().map_err(|_| storage_error("a producer's key is malformed"))?;
-                    for (sequence, lsn) in decode_sequences(&value) {
+                    for (sequence, lsn) in value::decode_sequences(&content) {
                         let sequence = ProducerSequence { producer: ProducerId(producer), sequence };
                         visit(BaseRecord { lsn, state: BaseState::Sequence(sequence) })?;
                     }
@@ -66,13 +64,14 @@ impl Kv {
         while let Some(BaseRecord { lsn, state }) = next()? {
             match state {
                 BaseState::Row { table, row, image } => {
-                    for (storage, key, value) in rows.row(lsn, table, row, &image)? {
-                        unflushed += key.len() + value.as_ref().map_or(0, Vec::len) + ENTRY_OVERHEAD_BYTES;
+                    for Write { storage, key, value, .. } in rows.row(lsn, table, row, &image)? {
+                        unflushed += key.len() + value.len() + ENTRY_OVERHEAD_BYTES;
                         self.tree_to_write(storage)?.write(&key, value, lsn);
                     }
                 }
                 BaseState::Position { of, position } => {
-                    self.tree_to_write(SYSTEM_STORAGE)?.write(&position_key(&of), Some(position.into()), lsn);
+                    let value = value::position(lsn, &position);
+                    self.tree_to_write(SYSTEM_STORAGE)?.write(&value::position_key(&of), value, lsn);
                 }
                 BaseState::Sequence(ProducerSequence { producer: id, sequence }) => match &mut producer {
                     Some((known, recent)) if *known == id => recent.push_back((sequence, lsn)),
@@ -102,7 +101,8 @@ impl Kv {
         header: &BaseHeader,
     ) -> Result<(), FoldError> {
         let Some((id, recent)) = producer else { return Ok(()) };
-        self.tree_to_write(SYSTEM_STORAGE)?.write(&producer_key(id), Some(encode_sequences(&recent)), header.lsn);
+        let value = value::sequences(header.lsn, &recent);
+        self.tree_to_write(SYSTEM_STORAGE)?.write(&value::producer_key(id), value, header.lsn);
         Ok(())
     }
 }

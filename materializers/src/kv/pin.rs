@@ -7,7 +7,7 @@ use highwater_log::Lsn;
 use highwater_log::position::StorageId;
 use highwater_log::sequencer::KeyRange;
 
-use super::{Kv, StoredRow, stored_row};
+use super::{Kv, StoredRow};
 use crate::error::FoldError;
 
 /// The state at one LSN, held readable.
@@ -30,7 +30,7 @@ impl ReadPin {
     /// [`FoldError::Storage`]; [`FoldError::Reopened`] when the rows were mended since the pin was taken.
     pub fn row(&self, storage: StorageId, key: &[u8]) -> Result<Option<StoredRow>, FoldError> {
         let Some(tree) = self.kv.tree(storage, self.generation)? else { return Ok(None) };
-        let row = tree.read(key, self.at).and_then(|value| value.map(stored_row).transpose());
+        let row = tree.read(key, self.at).and_then(|value| value.map(StoredRow::decode).transpose());
         row.inspect_err(|_| self.kv.note_damage())
     }
 
@@ -47,7 +47,7 @@ impl ReadPin {
         let items = self.kv.tree(storage, self.generation)?.map(|tree| tree.scan(range, self.at));
         let kv = Arc::clone(&self.kv);
         Ok(items.into_iter().flatten().map(move |item| {
-            let row = item.and_then(|(key, value)| Ok((key, stored_row(value)?)));
+            let row = item.and_then(|(key, value)| Ok((key, StoredRow::decode(value)?)));
             row.inspect_err(|_| kv.note_damage())
         }))
     }

@@ -7,8 +7,8 @@
 use std::ops::Bound;
 use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use highwater_log::Lsn;
@@ -16,6 +16,8 @@ use highwater_log::sequencer::KeyRange;
 use lsm_tree::compaction::Leveled;
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, SequenceNumberCounter, Slice};
 
+use super::reclaim::{Filters, Reclaim};
+use super::value;
 use crate::error::FoldError;
 
 /// A tree of keys in versions.
@@ -24,36 +26,59 @@ pub(super) struct Tree {
     counter: SequenceNumberCounter,
     /// The highest LSN in the files found when it was opened: everything below it is there.
     persisted: Option<Lsn>,
-    upkeep: Mutex<()>,
+    reclaim: Arc<Reclaim>,
+    /// Versions that a newer one hides, or that say that a key is gone, roughly: it decides when files are merged, never how.
+    stale: AtomicU64,
+    /// Flushes and merges exclude one another.
+    upkeep: Mutex<Mark>,
+}
+
+/// How many versions were stale when a tree had come so far.
+struct Mark {
+    lsn: Lsn,
+    stale: u64,
 }
 
 impl Tree {
-    pub(super) fn open(path: &Path, cache: &Arc<Cache>) -> Result<Self, FoldError> {
+    /// Opens a tree that has come to `applied` with `stale` stale versions.
+    pub(super) fn open(path: &Path, cache: &Arc<Cache>, applied: Lsn, stale: u64) -> Result<Self, FoldError> {
         let counter = SequenceNumberCounter::default();
-        let config = Config::new(path, counter.clone(), SequenceNumberCounter::default()).use_cache(Arc::clone(cache));
+        let reclaim = Arc::<Reclaim>::default();
+        let config = Config::new(path, counter.clone(), SequenceNumberCounter::default())
+            .use_cache(Arc::clone(cache))
+            .with_compaction_filter_factory(Some(Arc::new(Filters(Arc::clone(&reclaim)))));
         let tree = config.open().map_err(failed)?;
         let persisted = tree.get_highest_persisted_seqno().map(Lsn::new);
-        Ok(Self { tree, counter, persisted, upkeep: Mutex::new(()) })
+        let upkeep = Mutex::new(Mark { lsn: applied, stale });
+        Ok(Self { tree, counter, persisted, reclaim, stale: AtomicU64::new(stale), upkeep })
     }
 
-    /// Writes a key at `lsn`; `None` removes it. During a replay, what the files have is passed over; the commit that they reach
+    /// Writes a value, which begins with its LSN. During a replay, what the files have is passed over; the commit that they reach
     /// last may be there in part, and is written again.
-    pub(super) fn write(&self, key: &[u8], value: Option<Vec<u8>>, lsn: Lsn) {
-        if self.persisted.is_some_and(|persisted| lsn < persisted) {
-            return;
+    pub(super) fn write(&self, key: &[u8], value: Vec<u8>, lsn: Lsn) {
+        assert_eq!(value::version(&value).map(|(lsn, _)| lsn), Some(lsn));
+        if self.persisted.is_none_or(|persisted| lsn >= persisted) {
+            self.tree.insert(key, Slice::from(Bytes::from(value)), lsn.value());
         }
-        match value {
-            Some(value) => self.tree.insert(key, Slice::from(Bytes::from(value)), lsn.value()),
-            None => self.tree.remove(key, lsn.value()),
-        };
     }
 
+    /// Counts versions as stale, in the commit that makes them so.
+    pub(super) fn note_stale(&self, versions: u64) {
+        self.stale.fetch_add(versions, Ordering::Relaxed);
+    }
+
+    /// How many versions are stale, roughly.
+    pub(super) fn stale(&self) -> u64 {
+        self.stale.load(Ordering::Relaxed)
+    }
+
+    /// The value of a key as of `at`, unless it is gone.
     pub(super) fn read(&self, key: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
         let value = self.tree.get(key, bound(at)).map_err(failed)?;
-        Ok(value.map(Bytes::from))
+        Ok(value.map(Bytes::from).filter(|value| !value::is_gone(value)))
     }
 
-    /// The keys of a range as of `at`, rising.
+    /// The keys of a range as of `at`, rising, with their values; those that are gone are not among them.
     pub(super) fn scan(
         &self,
         range: &KeyRange,
@@ -66,12 +91,13 @@ impl Tree {
         let mut items = self.tree.range::<Bytes, _>((Bound::Included(range.start.clone()), end), bound(at), None);
         let mut has_failed = false;
         // Behind an error the tree's iterator answers with the same one for ever: it ends there.
-        Box::new(std::iter::from_fn(move || {
+        let pairs = std::iter::from_fn(move || {
             let item = items.next().filter(|_| !has_failed)?;
             let pair = item.into_inner().map(|(key, value)| (Bytes::from(key), Bytes::from(value))).map_err(failed);
             has_failed = pair.is_err();
             Some(pair)
-        }))
+        });
+        Box::new(pairs.filter(|pair| !pair.as_ref().is_ok_and(|(_, value)| value::is_gone(value))))
     }
 
     /// Whether anything was written since the last flush.
@@ -81,22 +107,64 @@ impl Tree {
 
     /// Writes what is in memory to files.
     pub(super) fn flush(&self) -> Result<(), FoldError> {
-        let _upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        self.flush_under(&self.upkeep())
+    }
+
+    fn flush_under(&self, _upkeep: &MutexGuard<'_, Mark>) -> Result<(), FoldError> {
         self.counter.set(0);
         let lock = self.tree.get_flush_lock();
         self.tree.rotate_memtable();
-        self.tree.flush(&lock, KEEP_ALL_VERSIONS).map_err(failed)?;
+        self.tree.flush(&lock, DROP_BY_FILTER).map_err(failed)?;
         self.counter.set(0);
         Ok(())
     }
 
-    /// Merges files where there are too many.
-    pub(super) fn compact(&self) -> Result<(), FoldError> {
-        let _upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Merges files where there are too many, or, in a small tree, too many stale versions. What no read at `horizon` or later finds
+    /// is dropped on the way. `applied` is how far the tree has come. Says whether files were changed.
+    pub(super) fn compact(&self, horizon: Lsn, applied: Lsn) -> Result<bool, FoldError> {
+        let mut upkeep = self.upkeep();
+        self.reclaim.set_horizon(horizon);
+        let files = self.tree.current_version().id();
+        let before = self.reclaim.tally();
         self.counter.set(0);
-        self.tree.compact(Arc::new(Leveled::default()), KEEP_ALL_VERSIONS).map_err(failed)?;
+        self.tree.compact(Arc::new(Leveled::default()), DROP_BY_FILTER).map_err(failed)?;
         self.counter.set(0);
+        self.note_dropped(&mut upkeep, self.reclaim.tally().dropped - before.dropped);
+        if horizon >= upkeep.lsn {
+            // Whatever was stale at the mark is out of every read's sight by now.
+            let is_worth_it = upkeep.stale > 0 && upkeep.stale >= self.tree.approximate_len() as u64 / STALE_SHARE;
+            if is_worth_it && (1..=MERGED_WHOLE_BYTES_MAX).contains(&self.tree.disk_space()) {
+                self.merge_whole(&upkeep)?;
+            }
+            *upkeep = Mark { lsn: applied, stale: self.stale() };
+        }
+        Ok(self.tree.current_version().id() != files)
+    }
+
+    fn note_dropped(&self, mark: &mut Mark, dropped: u64) {
+        let less = |stale: u64| Some(stale.saturating_sub(dropped));
+        let _ = self.stale.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        mark.stale = mark.stale.saturating_sub(dropped);
+    }
+
+    /// Merges all there is, and so counts what is stale.
+    fn merge_whole(&self, upkeep: &MutexGuard<'_, Mark>) -> Result<(), FoldError> {
+        let estimated = self.stale();
+        self.flush_under(upkeep)?;
+        let before = self.reclaim.tally();
+        self.counter.set(0);
+        self.tree.major_compact(FILE_BYTES, DROP_BY_FILTER).map_err(failed)?;
+        self.counter.set(0);
+        let after = self.reclaim.tally();
+        let (dropped, counted) = (after.dropped - before.dropped, after.kept_stale - before.kept_stale);
+        tracing::debug!(dropped, kept = counted, "merged a tree for its stale versions");
+        let recount = |stale: u64| Some(stale.saturating_sub(estimated) + counted);
+        let _ = self.stale.fetch_update(Ordering::Relaxed, Ordering::Relaxed, recount);
         Ok(())
+    }
+
+    fn upkeep(&self) -> MutexGuard<'_, Mark> {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The highest LSN in the files found when it was opened.
@@ -130,9 +198,15 @@ fn bound(at: Lsn) -> u64 {
     at.next().value()
 }
 
-/// Below its threshold the tree drops every version that has a newer one, however new: a read between the threshold and the newer
-/// version would find nothing. So all versions are kept; 1, not 0, because at 0 replaced files would never be freed.
-const KEEP_ALL_VERSIONS: u64 = 1;
+/// Below its threshold the tree by itself drops every version that has a newer one, however new: a read between the threshold and the
+/// newer version would find nothing. So it is given none to drop; 1, not 0, because at 0 replaced files would never be freed.
+const DROP_BY_FILTER: u64 = 1;
+
+/// A tree of which at least one version in so many is stale and out of sight is merged whole.
+const STALE_SHARE: u64 = 4;
+/// Merging a larger one would hold up checkpoints for too long: there old versions go as newer files are merged into it.
+const MERGED_WHOLE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 const FLUSHES_AT_ONCE: usize = 4;
 

@@ -237,24 +237,3 @@ fn storages_of_dropped_tables_go_when_no_read_needs_them() {
     let states = oracle::fold(&*world.log);
     world.assert_state(world.visible(), states.last().unwrap(), "after the drop");
 }
-
-/// Keys are overwritten on both sides of every position, files are merged again and again, and every position stays readable.
-#[test]
-fn merging_files_loses_no_version_that_a_read_may_ask_for() {
-    let mut machine = Machine::new(8);
-    machine.options.history = Duration::from_secs(60);
-    machine.options.memtable_bytes = 1;
-    let mut workload = Workload::new(8);
-    let mut world = machine.open().unwrap();
-    for _ in 0..40 {
-        work(&mut world, &mut workload, &machine, 8);
-        machine.clock.advance(Duration::from_secs(20));
-        world.folds.maintain().unwrap();
-    }
-    let states = oracle::fold(&*world.log);
-    let from = world.folds.kv().history_from();
-    assert!(from > Lsn::new(100), "{from}");
-    for lsn in from.value()..states.len() as u64 {
-        world.assert_state(Lsn::new(lsn), &states[lsn as usize], "after merging");
-    }
-}

@@ -6,5 +6,6 @@ mod damage;
 mod fold;
 mod oracle;
 mod power_loss;
+mod reclaim;
 mod workload;
 mod world;

@@ -69,6 +69,14 @@ impl Workload {
         set
     }
 
+    /// Transactions that delete all rows, one for each table that has some.
+    pub(crate) fn delete_all(&self, world: &World) -> Vec<WriteSet> {
+        let at = world.visible();
+        let tables = world.folds.catalog().tables(at);
+        let loaded = tables.iter().map(|table| (table, load(world, table, at)));
+        loaded.filter(|(_, rows)| !rows.is_empty()).map(|(table, rows)| diff(table, &rows, Vec::new())).collect()
+    }
+
     fn create_table(&mut self, world: &World, at: Lsn) -> WriteSet {
         let id = world.folds.catalog().next_id();
         let has_key = !self.random.one_in(3);
