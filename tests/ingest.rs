@@ -178,7 +178,7 @@ fn the_tables_end_as_postgresql_held_them_byte_for_byte() {
     let database = Database::open(world.path("plain")).unwrap();
     let end = database.visible().value();
     let mut random = Random::new(7);
-    for _ in 0..draws(50, 200) {
+    for _ in 0..200 {
         // The snapshot's batches hold the accounts before the tellers.
         let lsn = 12 + random.below(end - 11);
         let sums = runtime.block_on(sums(&database, lsn));
@@ -252,8 +252,8 @@ fn killed_at_any_line_and_resumed_the_log_is_that_of_one_run() {
     let long = all.iter().position(|line| line.contains("\"event_count\":1700")).unwrap_or(all.len() / 2);
     let mut random = Random::new(13);
     let mut kills = vec![long - 200];
-    kills.extend((0..draws(2, 4)).map(|_| 1 + random.below(100_000) as usize));
-    kills.extend((0..draws(1, 15)).map(|_| 1 + random.below(150_000) as usize));
+    kills.extend((0..4).map(|_| 1 + random.below(100_000) as usize));
+    kills.extend((0..15).map(|_| 1 + random.below(150_000) as usize));
     for (round, line) in kills.into_iter().enumerate() {
         let data = format!("killed-{round}");
         let mut child = world.command(&data, Some("schema.sql"), Path::new("-")).spawn().unwrap();
@@ -278,7 +278,7 @@ fn killed_at_any_time_and_resumed_the_log_is_that_of_one_run() {
     let taken = u64::try_from(began.elapsed().as_micros()).unwrap();
     let clean = world.changes("clean");
     let mut random = Random::new(17);
-    for round in 0..draws(4, 20) {
+    for round in 0..20 {
         let data = format!("killed-{round}");
         let mut child = world.command(&data, Some("schema.sql"), &whole).spawn().unwrap();
         let after = random.below(taken);
