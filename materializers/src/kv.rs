@@ -4,7 +4,6 @@
 //! kv/checkpoint        what is in the files for certain: replay begins behind its LSN
 //! kv/trees/17          one LSM tree per storage: a table's rows, or an index's entries
 //! kv/trees/0           positions of sources, and producers' last sequences
-//!
 //! ```
 //!
 //! Sequence number = LSN, so that a read at n sees exactly the fold of commits 1…n while later ones are applied. Our log is the
@@ -13,13 +12,14 @@
 
 mod checkpoint;
 mod fold;
+mod history;
 mod image;
 mod pin;
 mod reclaim;
 mod tree;
 mod value;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -37,7 +37,8 @@ use crate::error::FoldError;
 use crate::materializer::Materializer;
 use checkpoint::{Checkpoint, TreeManifest, TreeRecord};
 use fold::Write;
-use tree::Tree;
+use history::History;
+use tree::{Staleness, Tree};
 
 pub use pin::ReadPin;
 pub use value::StoredRow;
@@ -95,25 +96,8 @@ struct Trees {
     generation: u64,
 }
 
-type TreesByStorage = Vec<(StorageId, Arc<Tree>)>;
-
-/// Which positions may be read.
-struct History {
-    /// The earliest.
-    from: Lsn,
-    /// Positions that are being read.
-    pins: BTreeMap<Lsn, usize>,
-    /// When commits were made, sparsely, oldest first: (microseconds, LSN).
-    times: VecDeque<(u64, Lsn)>,
-    /// The last commit likewise.
-    last: (u64, Lsn),
-}
-
-impl History {
-    fn beginning() -> Self {
-        Self { from: Lsn::ORIGIN, pins: BTreeMap::new(), times: VecDeque::new(), last: (0, Lsn::ORIGIN) }
-    }
-}
+/// Trees with their storages.
+type TreeList = Vec<(StorageId, Arc<Tree>)>;
 
 impl Kv {
     /// Opens the rows of `log` in `directory`. What is missing, damaged, of another shape or another log's is dropped: the fold then
@@ -198,8 +182,9 @@ impl Kv {
             if name.ends_with(GONE_SUFFIX) {
                 std::fs::remove_dir_all(entry.path()).map_err(self.failed("remove", &entry.path()))?;
             } else if let Ok(id) = name.parse().map(StorageId::new) {
-                let stale = checkpoint.trees.iter().find(|known| known.tree == id).map_or(0, |known| known.stale);
-                trees.insert(id, Arc::new(self.open_tree(id, checkpoint.applied, stale)?));
+                let known = checkpoint.trees.iter().find(|known| known.tree == id);
+                let staleness = known.map(|known| known.staleness).unwrap_or_default();
+                trees.insert(id, Arc::new(self.open_tree(id, staleness)?));
             }
         }
         if let Some(missing) = checkpoint.trees.iter().find(|known| !trees.contains_key(&known.tree)) {
@@ -209,12 +194,7 @@ impl Kv {
             // Without a checkpoint nothing says which log they were folded from.
             return Err(storage_error("there are trees without a checkpoint"));
         }
-        {
-            let mut history = self.history();
-            history.from = checkpoint.history_from;
-            history.times = checkpoint.times.iter().copied().collect();
-            history.last = history.times.back().copied().unwrap_or_default();
-        }
+        self.history().begin_at(checkpoint.history_from, checkpoint.times.iter().copied());
         let mut open = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         open.by_storage = trees;
         self.horizon.store(checkpoint.history_from.value(), Ordering::Release);
@@ -224,9 +204,9 @@ impl Kv {
     }
 
     /// Opens one tree. Files that the tree's library cannot make sense of may make it panic; that is damage like any other.
-    fn open_tree(&self, id: StorageId, applied: Lsn, stale: u64) -> Result<Tree, FoldError> {
+    fn open_tree(&self, id: StorageId, staleness: Staleness) -> Result<Tree, FoldError> {
         let path = self.tree_directory(id);
-        let open = || Tree::open(&path, &self.cache, applied, stale);
+        let open = || Tree::open(&path, &self.cache, staleness);
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
         opened.unwrap_or_else(|_| Err(storage_error(&format!("the files of storage {id} are damaged"))))
     }
@@ -245,11 +225,7 @@ impl Kv {
         let trees = self.trees_directory();
         std::fs::remove_dir_all(&trees).map_err(self.failed("remove", &trees))?;
         self.disk.create_dir(&trees).map_err(self.failed("create", &trees))?;
-        let mut history = self.history();
-        // Who reads goes on to hold what is folded anew.
-        let pins = std::mem::take(&mut history.pins);
-        *history = History { pins, ..History::beginning() };
-        drop(history);
+        self.history().begin_at(Lsn::ORIGIN, []);
         *upkeep = Checkpoint::beginning(self.log);
         Ok(())
     }
@@ -291,17 +267,14 @@ impl Kv {
     /// # Errors
     /// [`FoldError::HistoryGone`], [`FoldError::NotApplied`].
     pub fn pin(self: &Arc<Self>, at: Lsn) -> Result<ReadPin, FoldError> {
+        // First: opened anew meanwhile, the rows are not read under this pin.
+        let generation = self.generation();
         let applied = self.applied();
         if at > applied {
             return Err(FoldError::NotApplied { at, applied });
         }
-        let mut history = self.history();
-        if at < history.from {
-            return Err(FoldError::HistoryGone { at, earliest: history.from });
-        }
-        *history.pins.entry(at).or_default() += 1;
-        drop(history);
-        let pin = ReadPin { kv: Arc::clone(self), at, generation: self.generation() };
+        self.history().pin(at)?;
+        let pin = ReadPin { kv: Arc::clone(self), at, generation };
         // Opened anew in between, it may not have come as far.
         let applied = self.applied();
         if at > applied { Err(FoldError::NotApplied { at, applied }) } else { Ok(pin) }
@@ -324,13 +297,13 @@ impl Kv {
     /// The earliest position that can be read.
     #[must_use]
     pub fn history_from(&self) -> Lsn {
-        self.history().from
+        self.history().from()
     }
 
     /// Where a source stands at `at`, as its last [`highwater_log::Change::Position`] said.
     ///
     /// # Errors
-    /// [`FoldError::Storage`].
+    /// As [`Kv::key_version`].
     pub fn position(&self, of: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
         let value = self.read(SYSTEM_STORAGE, at, |tree| tree.read(&value::position_key(of), at))?;
         Ok(value.map(|value| value::split(&value)).transpose()?.map(|(_, position)| position))
@@ -339,7 +312,7 @@ impl Kv {
     /// The producer's newest sequences at `at`.
     ///
     /// # Errors
-    /// [`FoldError::Storage`].
+    /// As [`Kv::key_version`].
     pub fn sequences(&self, producer: ProducerId, at: Lsn) -> Result<RecentSequences, FoldError> {
         let value = self.read(SYSTEM_STORAGE, at, |tree| tree.read(&value::producer_key(producer), at))?;
         let content = value.map(|value| value::split(&value)).transpose()?;
@@ -349,7 +322,8 @@ impl Kv {
     /// The version of a key at `at`: rows and index entries alike.
     ///
     /// # Errors
-    /// [`FoldError::Storage`]; [`FoldError::HistoryGone`] when the history has begun behind `at` meanwhile.
+    /// [`FoldError::Storage`]; [`FoldError::NotApplied`]; [`FoldError::HistoryGone`] when the history begins behind `at`;
+    /// [`FoldError::Reopened`] when the rows were opened anew meanwhile.
     pub fn key_version(&self, storage: StorageId, key: &[u8], at: Lsn) -> Result<Option<Lsn>, FoldError> {
         let value = self.read(storage, at, |tree| tree.read(key, at))?;
         Ok(value.map(StoredRow::decode).transpose()?.map(|row| row.version))
@@ -378,39 +352,69 @@ impl Kv {
         let history_from = self.history_from().min(upkeep.applied);
         if history_from > upkeep.history_from {
             // Recorded before anything goes: opened again, the rows must not promise more than they have.
-            self.record(&mut upkeep, |next| next.history_from = history_from)?;
-            self.drop_unneeded(&mut upkeep)?;
+            let (_, unneeded) = self.trees_by_need(history_from);
+            let is_needed = |id: StorageId| unneeded.iter().all(|(unneeded, _)| *unneeded != id);
+            let mut next = Checkpoint { history_from, ..upkeep.clone() };
+            next.trees.retain(|known| is_needed(known.tree));
+            next.manifests.retain(|manifest| is_needed(manifest.tree));
+            self.record(&mut upkeep, next)?;
+            self.drop_trees(unneeded)?;
         }
-        self.horizon.store(upkeep.history_from.value(), Ordering::Release);
-        let applied = self.applied();
-        let mut is_changed = false;
-        for (_, tree) in self.all_trees() {
-            is_changed |= tree.compact(upkeep.history_from, applied)?;
+        self.merge(&mut upkeep)
+    }
+
+    /// Merges files, a step in each tree, and one tree whole at most. A tree that cannot be read or written holds up no other.
+    fn merge(&self, upkeep: &mut Checkpoint) -> Result<(), FoldError> {
+        let trees = self.all_trees();
+        let (mut is_changed, mut may_merge_whole) = (false, true);
+        let mut outcome = Ok(());
+        for (_, tree) in &trees {
+            let before = tree.files();
+            match tree.merge(upkeep.history_from, || self.applied(), may_merge_whole) {
+                Ok(has_merged_whole) => may_merge_whole &= !has_merged_whole,
+                Err(error @ FoldError::Storage { .. }) => {
+                    // All of them are to be folded anew.
+                    self.note_damage();
+                    return Err(error);
+                }
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+            is_changed |= tree.files() != before;
         }
         if is_changed {
             // Merging has rewritten what the checkpoint recorded of the trees.
-            let manifests = self.manifests(upkeep.trees.iter().map(|known| known.tree))?;
-            self.record(&mut upkeep, |next| next.manifests = manifests)?;
+            let recorded = trees.iter().filter(|(id, _)| upkeep.trees.iter().any(|known| known.tree == *id));
+            let manifests = self.manifests(recorded, &upkeep.manifests)?;
+            self.record(upkeep, Checkpoint { manifests, ..upkeep.clone() })?;
         }
-        Ok(())
+        outcome
     }
 
-    /// Puts a changed checkpoint in the place of the last one.
-    fn record(&self, upkeep: &mut Checkpoint, change: impl FnOnce(&mut Checkpoint)) -> Result<(), FoldError> {
-        let mut next = upkeep.clone();
-        change(&mut next);
+    /// Puts a checkpoint in the place of the last one.
+    fn record(&self, upkeep: &mut Checkpoint, next: Checkpoint) -> Result<(), FoldError> {
         next.store(&*self.disk, &self.checkpoint_path())?;
+        self.horizon.store(next.history_from.value(), Ordering::Release);
         *upkeep = next;
         Ok(())
     }
 
-    /// What is to be recorded of the trees' own files. Held still by the lock of upkeep.
-    fn manifests(&self, trees: impl IntoIterator<Item = StorageId>) -> Result<Vec<TreeManifest>, FoldError> {
-        let mut manifests = Vec::new();
-        for id in trees {
-            let directory = self.tree_directory(id);
-            manifests.extend(TreeManifest::of(id, &directory).map_err(self.failed("read", &directory))?);
-        }
+    /// What is to be recorded of the trees' own files, in the order of the trees; `known` is what was. Held still by the lock of upkeep.
+    fn manifests<'a>(
+        &self,
+        trees: impl IntoIterator<Item = &'a (StorageId, Arc<Tree>)>,
+        known: &[TreeManifest],
+    ) -> Result<Vec<TreeManifest>, FoldError> {
+        let manifest = |(id, tree): &(StorageId, Arc<Tree>)| {
+            let file = tree.files();
+            // Files are written once. One that is known is not looked at again: it may have been damaged since.
+            if let Some(manifest) = known.iter().find(|known| known.tree == *id && known.file == file) {
+                return Ok(manifest.clone());
+            }
+            let directory = self.tree_directory(*id);
+            TreeManifest::of(*id, &directory, file).map_err(self.failed("read", &directory))
+        };
+        let mut manifests = trees.into_iter().map(manifest).collect::<Result<Vec<_>, _>>()?;
+        manifests.sort_unstable_by_key(|manifest| manifest.tree);
         Ok(manifests)
     }
 
@@ -421,32 +425,7 @@ impl Kv {
     /// Moves the beginning of the history to the window's, but not beyond what is being read.
     pub(crate) fn move_history(&self, now_micros: u64) {
         let window = u64::try_from(self.options.history.as_micros()).unwrap_or(u64::MAX);
-        let begin = now_micros.saturating_sub(window);
-        let mut history = self.history();
-        let mut from = history.from;
-        while history.times.len() > 1 && history.times[1].0 <= begin {
-            history.times.pop_front();
-        }
-        if let Some((micros, lsn)) = history.times.front()
-            && *micros <= begin
-        {
-            from = from.max(*lsn);
-        }
-        if history.last.0 <= begin {
-            from = from.max(history.last.1);
-        }
-        if let Some((pinned, _)) = history.pins.first_key_value() {
-            from = from.min(*pinned);
-        }
-        history.from = history.from.max(from);
-    }
-
-    fn note_time(&self, micros: u64, lsn: Lsn) {
-        let mut history = self.history();
-        history.last = (micros, lsn);
-        if history.times.back().is_none_or(|(last, _)| last + TIME_STEP_MICROS <= micros) {
-            history.times.push_back((micros, lsn));
-        }
+        self.history().move_to(now_micros.saturating_sub(window));
     }
 
     /// Reads a tree at `at`, of which the caller has made sure that it was applied; fails when the rows were opened anew meanwhile.
@@ -465,11 +444,11 @@ impl Kv {
             Some(tree) => read(&tree)?,
             None => T::default(),
         };
+        // Nothing holds the history for who reads without a pin.
+        let earliest = Lsn::new(self.horizon.load(Ordering::Acquire));
         if self.generation() != generation {
             return Err(FoldError::Reopened);
         }
-        // Nothing holds the history for who reads without a pin.
-        let earliest = Lsn::new(self.horizon.load(Ordering::Acquire));
         if at < earliest { Err(FoldError::HistoryGone { at, earliest }) } else { Ok(found) }
     }
 
@@ -488,24 +467,27 @@ impl Kv {
         if let Some(tree) = self.tree(id, self.generation())? {
             return Ok(tree);
         }
-        let tree = Arc::new(self.open_tree(id, self.applied(), 0)?);
+        let tree = Arc::new(self.open_tree(id, Staleness::default())?);
         self.trees.write().unwrap_or_else(PoisonError::into_inner).by_storage.insert(id, Arc::clone(&tree));
         Ok(tree)
     }
 
-    /// Removes a tree whose table was dropped or truncated longer ago than any read goes back, and that no checkpoint names.
-    fn drop_tree(&self, id: StorageId, tree: Arc<Tree>) -> Result<(), FoldError> {
-        self.trees.write().unwrap_or_else(PoisonError::into_inner).by_storage.remove(&id);
-        drop(tree);
-        // Renamed first: half removed, it would pass for a damaged tree.
-        let path = self.trees_directory().join(id.to_string());
-        let gone = self.trees_directory().join(format!("{id}{GONE_SUFFIX}"));
-        self.disk.rename(&path, &gone).map_err(self.failed("rename", &path))?;
-        self.disk.sync_dir(&self.trees_directory()).map_err(self.failed("sync", &self.trees_directory()))?;
-        std::fs::remove_dir_all(&gone).map_err(self.failed("remove", &gone))
+    /// Removes trees whose tables were dropped or truncated longer ago than any read goes back, and that no checkpoint names.
+    fn drop_trees(&self, trees: TreeList) -> Result<(), FoldError> {
+        for (id, tree) in trees {
+            self.trees.write().unwrap_or_else(PoisonError::into_inner).by_storage.remove(&id);
+            drop(tree);
+            // Renamed first: half removed, it would pass for a damaged tree.
+            let path = self.tree_directory(id);
+            let gone = self.trees_directory().join(format!("{id}{GONE_SUFFIX}"));
+            self.disk.rename(&path, &gone).map_err(self.failed("rename", &path))?;
+            self.disk.sync_dir(&self.trees_directory()).map_err(self.failed("sync", &self.trees_directory()))?;
+            std::fs::remove_dir_all(&gone).map_err(self.failed("remove", &gone))?;
+        }
+        Ok(())
     }
 
-    fn all_trees(&self) -> TreesByStorage {
+    fn all_trees(&self) -> TreeList {
         let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
         trees.by_storage.iter().map(|(id, tree)| (*id, Arc::clone(tree))).collect()
     }
@@ -577,7 +559,7 @@ impl Materializer for Kv {
         self.unflushed_bytes.fetch_add(written_bytes as u64, Ordering::Relaxed);
         self.applied.store(commit.lsn.value(), Ordering::Release);
         // The history does not begin beyond what is applied.
-        self.note_time(commit.header.time.micros, commit.lsn);
+        self.history().note(commit.header.time.micros, commit.lsn);
         Ok(())
     }
 
@@ -603,40 +585,21 @@ impl Kv {
         tree::flush_dirty(trees.iter().map(|(_, tree)| &**tree))?;
         let (history_from, times) = {
             let history = self.history();
-            let last = history.times.back().is_none_or(|(_, lsn)| *lsn < history.last.1).then_some(history.last);
             // Commits may have been applied since; a replay reads what was there before them.
-            (history.from.min(applied), history.times.iter().copied().chain(last).collect())
+            (history.from().min(applied), history.times())
         };
-        let mut trees: Vec<_> = trees.iter().map(|(id, tree)| TreeRecord { tree: *id, stale: tree.stale() }).collect();
-        trees.sort_unstable_by_key(|known| known.tree);
-        let manifests = self.manifests(trees.iter().map(|known| known.tree))?;
+        let manifests = self.manifests(&trees, &upkeep.manifests)?;
+        let record = |(id, tree): &(_, Arc<Tree>)| TreeRecord { tree: *id, staleness: tree.staleness() };
+        let trees = trees.iter().map(record).collect();
         let beginning = Checkpoint::beginning(self.log);
-        let next = Checkpoint { applied, history_from, trees, times, manifests, ..beginning };
-        next.store(&*self.disk, &self.checkpoint_path())?;
-        *upkeep = next;
+        self.record(upkeep, Checkpoint { applied, history_from, trees, times, manifests, ..beginning })?;
         self.unflushed_bytes.fetch_sub(flushed_bytes, Ordering::Relaxed);
-        for (id, tree) in unneeded {
-            self.drop_tree(id, tree)?;
-        }
+        self.drop_trees(unneeded)?;
         Ok(applied)
     }
 
-    /// Removes the trees that no read from the recorded beginning of the history on needs.
-    fn drop_unneeded(&self, upkeep: &mut Checkpoint) -> Result<(), FoldError> {
-        let (_, unneeded) = self.trees_by_need(upkeep.history_from);
-        if unneeded.is_empty() {
-            return Ok(());
-        }
-        let is_needed = |id: StorageId| unneeded.iter().all(|(unneeded, _)| *unneeded != id);
-        self.record(upkeep, |next| {
-            next.trees.retain(|known| is_needed(known.tree));
-            next.manifests.retain(|manifest| is_needed(manifest.tree));
-        })?;
-        unneeded.into_iter().try_for_each(|(id, tree)| self.drop_tree(id, tree))
-    }
-
-    /// The trees that are needed to read back to `history_from`, which is what is recorded on disk, not what will be; and the others.
-    fn trees_by_need(&self, history_from: Lsn) -> (TreesByStorage, TreesByStorage) {
+    /// The trees that are needed to read back to `history_from`, which is what is recorded on disk or about to be; and the others.
+    fn trees_by_need(&self, history_from: Lsn) -> (TreeList, TreeList) {
         // Trees before the storages that are needed: one that comes in between is not taken for one that is gone.
         let all = self.all_trees();
         let needed = self.catalog.storages_since(history_from);
@@ -653,7 +616,6 @@ const OVERFULL_FACTOR: u64 = 4;
 const GONE_SUFFIX: &str = ".gone";
 /// What a tree's memory takes for an entry beside its bytes, roughly.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
-const TIME_STEP_MICROS: u64 = 60 * 1_000_000;
 
 fn storage_error(cause: &str) -> FoldError {
     FoldError::Storage { materializer: NAME, cause: cause.into() }

@@ -125,10 +125,13 @@ impl BaseSink for BaseFileSink {
         directory.disk.rename(&temporary, &path).map_err(directory.failed("rename", &temporary))?;
         self.is_finished = true;
         directory.sync()?;
-        // One and the same, whatever becomes of the storing.
         supply.manifest.base = Some(lsn);
+        if let Err(error) = supply.manifest.store_in_all_generations(directory) {
+            // Some generations may name it; both images are there, and any of the two will do.
+            supply.manifest.base = before;
+            return Err(error);
+        }
         *shared.reading.base() = Some(lsn);
-        supply.manifest.store_in_all_generations(directory)?;
         drop(supply);
         if let Some(before) = before.filter(|before| *before != lsn) {
             // Best effort: an older image does no harm.

@@ -8,6 +8,7 @@ use highwater_log::position::StorageId;
 use highwater_log::{LogId, Lsn};
 use serde::{Deserialize, Serialize};
 
+use super::tree::Staleness;
 use crate::error::FoldError;
 
 /// A checkpoint of the rows.
@@ -33,8 +34,7 @@ pub(super) struct Checkpoint {
 #[serde(deny_unknown_fields)]
 pub(super) struct TreeRecord {
     pub(super) tree: StorageId,
-    /// How many of its versions are stale, roughly.
-    pub(super) stale: u64,
+    pub(super) staleness: Staleness,
 }
 
 /// The file in which a tree lists its tables, with the numbers that their rows' versions hang on. A changed bit in it would shift the
@@ -50,20 +50,10 @@ pub(super) struct TreeManifest {
 }
 
 impl TreeManifest {
-    /// Those of the tree in `directory`, as they are now.
-    pub(super) fn of(tree: StorageId, directory: &Path) -> std::io::Result<Vec<Self>> {
-        let mut manifests = Vec::new();
-        for entry in std::fs::read_dir(directory)? {
-            let entry = entry?;
-            let Ok(file) = entry.file_name().into_string() else { continue };
-            let is_manifest = file.strip_prefix('v').is_some_and(|number| number.parse::<u64>().is_ok());
-            if is_manifest {
-                let checksum = checksum_of(&std::fs::read(entry.path())?);
-                manifests.push(Self { tree, file, checksum });
-            }
-        }
-        manifests.sort_unstable_by(|a, b| a.file.cmp(&b.file));
-        Ok(manifests)
+    /// That of the tree in `directory`, whose current file is `file`, as it is now.
+    pub(super) fn of(tree: StorageId, directory: &Path, file: String) -> std::io::Result<Self> {
+        let checksum = checksum_of(&std::fs::read(directory.join(&file))?);
+        Ok(Self { tree, file, checksum })
     }
 
     /// Whether the file is as it was recorded. One that is gone was replaced by the tree itself since.

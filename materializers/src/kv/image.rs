@@ -88,9 +88,8 @@ impl Kv {
             }
         }
         self.write_sequences(producer, header)?;
-        self.history().from = header.lsn;
+        self.history().begin_at(header.lsn, [(header.time.micros, header.lsn)]);
         self.applied.store(header.lsn.value(), Ordering::Release);
-        self.note_time(header.time.micros, header.lsn);
         self.checkpoint_under(&mut upkeep)?;
         Ok(())
     }

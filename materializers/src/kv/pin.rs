@@ -55,12 +55,6 @@ impl ReadPin {
 
 impl Drop for ReadPin {
     fn drop(&mut self) {
-        let mut history = self.kv.history();
-        if let Some(count) = history.pins.get_mut(&self.at) {
-            *count -= 1;
-            if *count == 0 {
-                history.pins.remove(&self.at);
-            }
-        }
+        self.kv.history().unpin(self.at);
     }
 }

@@ -36,6 +36,12 @@ pub(super) struct Tally {
     pub(super) kept_stale: u64,
 }
 
+impl Tally {
+    pub(super) const fn since(self, before: Self) -> Self {
+        Self { dropped: self.dropped - before.dropped, kept_stale: self.kept_stale - before.kept_stale }
+    }
+}
+
 impl Reclaim {
     /// From now on no read asks for a state before `horizon`.
     pub(super) fn set_horizon(&self, horizon: Lsn) {

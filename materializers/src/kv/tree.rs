@@ -4,9 +4,10 @@
 //! that a read at any LSN finds the newest version and replaced files are freed at once; flushes and compactions of one tree therefore
 //! exclude one another.
 
+use std::io::ErrorKind;
 use std::ops::Bound;
-use std::panic::resume_unwind;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,8 +16,9 @@ use highwater_log::Lsn;
 use highwater_log::sequencer::KeyRange;
 use lsm_tree::compaction::Leveled;
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, SequenceNumberCounter, Slice};
+use serde::{Deserialize, Serialize};
 
-use super::reclaim::{Filters, Reclaim};
+use super::reclaim::{Filters, Reclaim, Tally};
 use super::value;
 use crate::error::FoldError;
 
@@ -24,24 +26,33 @@ use crate::error::FoldError;
 pub(super) struct Tree {
     tree: AnyTree,
     counter: SequenceNumberCounter,
-    /// The highest LSN in the files found when it was opened: everything below it is there.
+    path: PathBuf,
+    /// The highest LSN in the files found when it was opened: everything below it has come to them.
     persisted: Option<Lsn>,
     reclaim: Arc<Reclaim>,
-    /// Versions that a newer one hides, or that say that a key is gone, roughly: it decides when files are merged, never how.
     stale: AtomicU64,
     /// Flushes and merges exclude one another.
-    upkeep: Mutex<Mark>,
+    mark: Mutex<Mark>,
 }
 
-/// How many versions were stale when a tree had come so far.
+/// How many versions a newer one hides, or say that a key is gone, roughly: it decides when files are merged, never how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Staleness {
+    now: u64,
+    mark: Mark,
+}
+
+/// As many of the versions up to an LSN were stale there, and are still kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Mark {
     lsn: Lsn,
     stale: u64,
 }
 
 impl Tree {
-    /// Opens a tree that has come to `applied` with `stale` stale versions.
-    pub(super) fn open(path: &Path, cache: &Arc<Cache>, applied: Lsn, stale: u64) -> Result<Self, FoldError> {
+    pub(super) fn open(path: &Path, cache: &Arc<Cache>, staleness: Staleness) -> Result<Self, FoldError> {
         let counter = SequenceNumberCounter::default();
         let reclaim = Arc::<Reclaim>::default();
         let config = Config::new(path, counter.clone(), SequenceNumberCounter::default())
@@ -49,8 +60,9 @@ impl Tree {
             .with_compaction_filter_factory(Some(Arc::new(Filters(Arc::clone(&reclaim)))));
         let tree = config.open().map_err(failed)?;
         let persisted = tree.get_highest_persisted_seqno().map(Lsn::new);
-        let upkeep = Mutex::new(Mark { lsn: applied, stale });
-        Ok(Self { tree, counter, persisted, reclaim, stale: AtomicU64::new(stale), upkeep })
+        let Staleness { now, mark } = staleness;
+        let (stale, mark) = (AtomicU64::new(now), Mutex::new(mark));
+        Ok(Self { tree, counter, path: path.to_owned(), persisted, reclaim, stale, mark })
     }
 
     /// Writes a value, which begins with its LSN. During a replay, what the files have is passed over; the commit that they reach
@@ -67,9 +79,13 @@ impl Tree {
         self.stale.fetch_add(versions, Ordering::Relaxed);
     }
 
-    /// How many versions are stale, roughly.
-    pub(super) fn stale(&self) -> u64 {
-        self.stale.load(Ordering::Relaxed)
+    pub(super) fn staleness(&self) -> Staleness {
+        Staleness { now: self.stale.load(Ordering::Relaxed), mark: *self.mark() }
+    }
+
+    /// The name of the file that lists the tree's files: another one whenever they change.
+    pub(super) fn files(&self) -> String {
+        format!("v{}", self.tree.current_version().id())
     }
 
     /// The value of a key as of `at`, unless it is gone.
@@ -107,10 +123,10 @@ impl Tree {
 
     /// Writes what is in memory to files.
     pub(super) fn flush(&self) -> Result<(), FoldError> {
-        self.flush_under(&self.upkeep())
+        self.flush_under(&self.mark())
     }
 
-    fn flush_under(&self, _upkeep: &MutexGuard<'_, Mark>) -> Result<(), FoldError> {
+    fn flush_under(&self, _mark: &MutexGuard<'_, Mark>) -> Result<(), FoldError> {
         self.counter.set(0);
         let lock = self.tree.get_flush_lock();
         self.tree.rotate_memtable();
@@ -119,52 +135,79 @@ impl Tree {
         Ok(())
     }
 
-    /// Merges files where there are too many, or, in a small tree, too many stale versions. What no read at `horizon` or later finds
-    /// is dropped on the way. `applied` is how far the tree has come. Says whether files were changed.
-    pub(super) fn compact(&self, horizon: Lsn, applied: Lsn) -> Result<bool, FoldError> {
-        let mut upkeep = self.upkeep();
+    /// Merges files where there are too many, or, in a small tree and where `may_merge_whole`, all of them where too many versions are
+    /// stale. What no read at `horizon` or later finds is dropped on the way. `applied` tells how far the tree has come. Whether it was
+    /// merged whole.
+    ///
+    /// # Errors
+    /// [`FoldError::Io`] when files cannot be read or written, and [`FoldError::Storage`] when they are damaged; nothing has changed then,
+    /// or the first of the two merges has.
+    pub(super) fn merge(
+        &self,
+        horizon: Lsn,
+        applied: impl Fn() -> Lsn,
+        may_merge_whole: bool,
+    ) -> Result<bool, FoldError> {
+        let mut mark = self.mark();
         self.reclaim.set_horizon(horizon);
-        let files = self.tree.current_version().id();
-        let before = self.reclaim.tally();
-        self.counter.set(0);
-        self.tree.compact(Arc::new(Leveled::default()), DROP_BY_FILTER).map_err(failed)?;
-        self.counter.set(0);
-        self.note_dropped(&mut upkeep, self.reclaim.tally().dropped - before.dropped);
-        if horizon >= upkeep.lsn {
-            // Whatever was stale at the mark is out of every read's sight by now.
-            let is_worth_it = upkeep.stale > 0 && upkeep.stale >= self.tree.approximate_len() as u64 / STALE_SHARE;
-            if is_worth_it && (1..=MERGED_WHOLE_BYTES_MAX).contains(&self.tree.disk_space()) {
-                self.merge_whole(&upkeep)?;
-            }
-            *upkeep = Mark { lsn: applied, stale: self.stale() };
+        let merged = self.merge_by(|| self.tree.compact(Arc::new(Leveled::default()), DROP_BY_FILTER))?;
+        self.count(&mut mark, |stale| stale.saturating_sub(merged.dropped));
+        // Whatever was stale at the mark is out of every read's sight then.
+        if horizon < mark.lsn {
+            return Ok(false);
         }
-        Ok(self.tree.current_version().id() != files)
+        let is_worth_it = mark.stale > 0
+            && mark.stale >= self.tree.approximate_len() as u64 / STALE_SHARE
+            && (1..=MERGED_WHOLE_BYTES_MAX).contains(&self.tree.disk_space());
+        if is_worth_it && !may_merge_whole {
+            return Ok(false);
+        }
+        // Also before what may fail: it is not tried again and again.
+        *mark = Mark { stale: self.stale.load(Ordering::Relaxed), lsn: applied() };
+        if is_worth_it {
+            self.flush_under(&mark)?;
+            let estimated = self.stale.load(Ordering::Relaxed);
+            let merged = self.merge_by(|| self.tree.major_compact(FILE_BYTES, DROP_BY_FILTER))?;
+            tracing::debug!(tree = %self.path.display(), ?merged, "merged a tree for its stale versions");
+            self.count(&mut mark, |stale| stale.saturating_sub(estimated) + merged.kept_stale);
+        }
+        Ok(is_worth_it)
     }
 
-    fn note_dropped(&self, mark: &mut Mark, dropped: u64) {
-        let less = |stale: u64| Some(stale.saturating_sub(dropped));
-        let _ = self.stale.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        mark.stale = mark.stale.saturating_sub(dropped);
+    /// Counts what is stale anew, now and at the mark.
+    fn count(&self, mark: &mut Mark, count: impl Fn(u64) -> u64) {
+        let _ = self.stale.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |stale| Some(count(stale)));
+        mark.stale = count(mark.stale);
     }
 
-    /// Merges all there is, and so counts what is stale.
-    fn merge_whole(&self, upkeep: &MutexGuard<'_, Mark>) -> Result<(), FoldError> {
-        let estimated = self.stale();
-        self.flush_under(upkeep)?;
-        let before = self.reclaim.tally();
+    /// Runs a merge: what it did with stale versions. One that fails leaves no files behind.
+    fn merge_by(&self, merge: impl FnOnce() -> lsm_tree::Result<()>) -> Result<Tally, FoldError> {
+        let (before, first_new) = (self.reclaim.tally(), self.tree.next_table_id());
         self.counter.set(0);
-        self.tree.major_compact(FILE_BYTES, DROP_BY_FILTER).map_err(failed)?;
+        // Damaged files may make the tree's library panic.
+        let outcome = catch_unwind(AssertUnwindSafe(merge));
         self.counter.set(0);
-        let after = self.reclaim.tally();
-        let (dropped, counted) = (after.dropped - before.dropped, after.kept_stale - before.kept_stale);
-        tracing::debug!(dropped, kept = counted, "merged a tree for its stale versions");
-        let recount = |stale: u64| Some(stale.saturating_sub(estimated) + counted);
-        let _ = self.stale.fetch_update(Ordering::Relaxed, Ordering::Relaxed, recount);
-        Ok(())
+        let error = match outcome {
+            Ok(Ok(())) => return Ok(self.reclaim.tally().since(before)),
+            Ok(Err(lsm_tree::Error::Io(source))) if !is_damage(&source) => {
+                FoldError::Io { action: "merge files in", path: self.path.clone(), source }
+            }
+            Ok(Err(error)) => failed(error),
+            // Its locks may be poisoned: nothing is asked of it any more.
+            Err(_) => return Err(super::storage_error("merging files of a tree panicked")),
+        };
+        let version = self.tree.current_version();
+        for id in first_new..self.tree.next_table_id() {
+            if version.iter_tables().all(|table| table.id() != id) {
+                // Best effort: the next opening removes them, too.
+                let _ = std::fs::remove_file(self.path.join("tables").join(id.to_string()));
+            }
+        }
+        Err(error)
     }
 
-    fn upkeep(&self) -> MutexGuard<'_, Mark> {
-        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+    fn mark(&self) -> MutexGuard<'_, Mark> {
+        self.mark.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The highest LSN in the files found when it was opened.
@@ -209,6 +252,11 @@ const MERGED_WHOLE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 const FLUSHES_AT_ONCE: usize = 4;
+
+/// What a read answers where a file is not what was written, rather than where the system cannot read or write.
+fn is_damage(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::NotFound)
+}
 
 fn failed(error: lsm_tree::Error) -> FoldError {
     FoldError::Storage { materializer: super::NAME, cause: format!("{error:?}").into() }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use highwater_log::{CommitLog, Lsn};
+use highwater_materializers::FoldError;
 use lsm_tree::{AbstractTree, Config, SequenceNumberCounter};
 
+use crate::damage::files_below;
 use crate::fold::work;
 use crate::oracle::{self, State};
 use crate::workload::Workload;
@@ -44,10 +46,12 @@ fn keys(state: &State) -> usize {
     rows + state.positions.len() + state.producers.len()
 }
 
-/// Lets the window pass, and merges what there is to merge.
+/// Lets the window pass, and merges what there is to merge: a tree a round.
 fn settle(world: &World, machine: &Machine) {
-    for _ in 0..4 {
-        machine.clock.advance(Duration::from_secs(61));
+    for round in 0..90 {
+        if round % 30 == 0 {
+            machine.clock.advance(Duration::from_secs(61));
+        }
         world.folds.maintain().unwrap();
     }
     world.folds.checkpoint().unwrap();
@@ -76,7 +80,7 @@ fn merging_loses_no_version_that_a_read_may_ask_for_and_keeps_few_others() {
             if workload.random().one_in(3) {
                 let context = format!("seed {seed}, round {round}");
                 assert_window(&world, &context);
-                // What was dropped since the last checkpoint stays below what the next opening promises.
+                // What was dropped stays below what the next opening promises, also when that could not be recorded.
                 if workload.random().one_in(2) {
                     fail_to_record(&world, &machine);
                 }
@@ -125,4 +129,28 @@ fn what_was_deleted_leaves_nothing_behind() {
     machine.disk.kill_process();
     let (versions, trees) = versions_in_files(&machine);
     assert!(trees <= 1 && versions <= 2 * keys(last), "{versions} versions in {trees} trees");
+}
+
+#[test]
+fn a_merge_that_meets_damage_has_the_rows_folded_anew() {
+    let machine = merging(6);
+    let mut workload = Workload::new(6);
+    let mut world = machine.open().unwrap();
+    work(&mut world, &mut workload, &machine, 60);
+    world.folds.checkpoint().unwrap();
+    for path in files_below(&machine.folds_path().join("kv/trees")) {
+        if path.parent().is_some_and(|parent| parent.ends_with("tables")) {
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[20] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+        }
+    }
+    machine.clock.advance(Duration::from_secs(61));
+    let outcome = (0..90).try_for_each(|_| world.folds.maintain());
+    assert!(matches!(outcome, Err(FoldError::Storage { .. })), "{outcome:?}");
+    assert!(world.folds.kv().is_damaged());
+    world.folds.refold(&*world.log, |_| {}).unwrap();
+    assert!(!world.folds.kv().is_damaged());
+    settle(&world, &machine);
+    assert_window(&world, "folded anew");
 }
