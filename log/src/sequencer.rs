@@ -364,12 +364,17 @@ impl Shared {
             attempt += 1;
             let keys_asked = RANGE_KEYS_ASKED << attempt.min(RANGE_DOUBLINGS_MAX);
             // What the writer saw is enough, unless the window has forgotten writes since.
-            let mut resolved = self.resolve(&set, keys_asked, attempt == 1).map_err(|error| stopped(error.0))?;
+            let before = self.resolve(&set, keys_asked, attempt == 1);
             let state = self.state();
-            if attempt > RESOLUTIONS_WITHOUT_LOCK {
+            let resolved = match before {
                 // With the lock nothing is applied and forgotten meanwhile.
-                resolved = self.resolve(&set, keys_asked, false).map_err(|error| stopped(error.0))?;
-            }
+                _ if attempt > RESOLUTIONS_WITHOUT_LOCK => {
+                    self.resolve(&set, keys_asked, false).map_err(|error| stopped(error.0))?
+                }
+                Ok(resolved) => resolved,
+                // The keeper may have gone on so far meanwhile that it could not tell.
+                Err(_) => continue,
+            };
             let is_chain_broken = behind.is_some_and(|chain| chain.run != state.run);
             let seen = set.seen_at.max(behind.map(|chain| chain.seen)).unwrap_or(Lsn::ORIGIN);
             let checked = state.core.check(&set, &resolved, seen);

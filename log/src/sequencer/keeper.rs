@@ -9,7 +9,8 @@ use super::write_set::KeyRange;
 use crate::commit::{Commit, ProducerId};
 use crate::position::{Lsn, StorageId};
 
-/// Who keeps the rows and knows the versions of their keys.
+/// Who keeps the rows and knows the versions of their keys. A question that ends in an error is asked again, at what is applied by then,
+/// some times: `at` may be too long ago already.
 pub trait Keeper: Send + Sync + 'static {
     /// Up to which commit it can answer: what it has applied.
     fn applied(&self) -> Lsn;
@@ -17,19 +18,19 @@ pub trait Keeper: Send + Sync + 'static {
     /// The commit at or below `at` that wrote the key last; `None` when the key does not exist at `at`.
     ///
     /// # Errors
-    /// When the rows cannot be read.
+    /// When the rows cannot be read, or not at `at` any more.
     fn version(&self, space: StorageId, key: &[u8], at: Lsn) -> Result<Option<Lsn>, KeeperError>;
 
     /// The first `limit` keys of the range that exist at `at`, rising.
     ///
     /// # Errors
-    /// When the rows cannot be read.
+    /// When the rows cannot be read, or not at `at` any more.
     fn keys(&self, space: StorageId, range: &KeyRange, at: Lsn, limit: usize) -> Result<Vec<Bytes>, KeeperError>;
 
     /// The producer's newest [`SEQUENCES_KEPT`] sequences at `at`, with their commits.
     ///
     /// # Errors
-    /// When the state cannot be read.
+    /// Likewise.
     fn sequences(&self, producer: ProducerId, at: Lsn) -> Result<RecentSequences, KeeperError>;
 }
 

@@ -20,6 +20,8 @@ mod model;
 struct Rows {
     state: Mutex<RowsState>,
     fails: std::sync::atomic::AtomicBool,
+    /// So many questions for versions are not answered.
+    unanswered: std::sync::atomic::AtomicU32,
 }
 
 #[derive(Default)]
@@ -41,6 +43,10 @@ impl Keeper for Rows {
     }
 
     fn version(&self, space: StorageId, key: &[u8], at: Lsn) -> Result<Option<Lsn>, KeeperError> {
+        let ordering = std::sync::atomic::Ordering::Relaxed;
+        if self.unanswered.fetch_update(ordering, ordering, |questions| questions.checked_sub(1)).is_ok() {
+            return Err(KeeperError("too long ago".into()));
+        }
         let state = self.state();
         let versions = state.versions.get(&(space.value(), Bytes::copy_from_slice(key)));
         let last = versions.and_then(|versions| versions.iter().rev().find(|(lsn, _)| *lsn <= at));
@@ -319,6 +325,23 @@ fn a_retry_of_a_group_that_failed_fails_with_it() {
     assert!(matches!(first.try_outcome().unwrap(), Err(CommitError::NotCommitted { .. })));
     assert!(matches!(retry.try_outcome().unwrap(), Err(CommitError::NotCommitted { .. })));
     assert!(!bench.commit(set()).unwrap().is_duplicate, "nothing of it happened");
+}
+
+#[test]
+fn a_keeper_that_cannot_answer_is_asked_again_and_not_for_ever() {
+    let mut bench = bench(SequencerOptions { window_entries_max: 0, ..SequencerOptions::default() });
+    bench.commit(put("a")).unwrap();
+    let conditional = || {
+        let preconditions = vec![Precondition::Present { space: SPACE, key: Bytes::from_static(b"a") }];
+        WriteSet { preconditions, ..put("a") }
+    };
+    let ordering = std::sync::atomic::Ordering::Relaxed;
+    bench.rows.unanswered.store(2, ordering);
+    assert_eq!(bench.commit(conditional()).unwrap().lsn, Lsn::new(2));
+    bench.rows.unanswered.store(100, ordering);
+    assert!(matches!(bench.submit(conditional()), Err(CommitError::Stopped { .. })));
+    bench.rows.unanswered.store(0, ordering);
+    assert_eq!(bench.commit(conditional()).unwrap().lsn, Lsn::new(3));
 }
 
 #[test]
