@@ -9,6 +9,7 @@ mod ddl;
 mod dml;
 mod engine;
 mod error;
+mod expansion;
 mod information;
 mod interrupt;
 mod literals;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Interval, LimitClause, ObjectName, Query, SelectItem,
-    SetExpr, Value, ValueWithSpan, VisitMut, VisitorMut, visit_expressions,
+    SetExpr, SetOperator, SetQuantifier, Value, ValueWithSpan, VisitMut, VisitorMut, visit_expressions,
 };
 use highwater_log::Lsn;
 use highwater_log::value::{ColumnType, ElementType, parse_decimal, write_text};
@@ -65,7 +65,10 @@ impl VisitorMut for Rewriter<'_> {
             };
             query.limit_clause = Some(LimitClause::LimitOffset { limit, offset, limit_by: Vec::new() });
         }
-        ControlFlow::Continue(())
+        match check_set_operations(&query.body) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
@@ -87,7 +90,11 @@ impl Rewriter<'_> {
             Expr::Cast { .. } => return Err(SqlError::unsupported("a cast that is neither CAST nor ::")),
             Expr::TypedString(typed) => Some(cast(Expr::Value(typed.value.clone()), &typed.data_type)?),
             Expr::Interval(interval) => Some(interval_call(interval)?),
-            Expr::Function(function) => self.function(function),
+            Expr::SimilarTo { .. } => return Err(SqlError::unsupported("SIMILAR TO")),
+            Expr::Function(function) => {
+                check_function(function)?;
+                self.function(function)
+            }
             Expr::Value(value) => match &value.value {
                 Value::Number(digits, false) if digits.contains(['e', 'E']) => Some(number(digits)?),
                 _ => None,
@@ -141,8 +148,9 @@ impl Rewriter<'_> {
         let SetExpr::Select(select) = &*query.body else { return None };
         let is_ungrouped = matches!(&select.group_by, GroupByExpr::Expressions(expressions, modifiers)
             if expressions.is_empty() && modifiers.is_empty());
-        if !is_plain || !is_ungrouped || select.distinct.is_some() || select.having.is_some() || select.from.is_empty()
-        {
+        // Of no table, and without a filter, it has its one row.
+        let is_one_row = select.from.is_empty() && select.selection.is_none();
+        if !is_plain || !is_ungrouped || select.distinct.is_some() || select.having.is_some() || is_one_row {
             return None;
         }
         let [SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. }] = &select.projection[..]
@@ -175,6 +183,32 @@ impl Rewriter<'_> {
             "current_schema" => Some(string(&self.facts.namespace)),
             _ => None,
         }
+    }
+}
+
+/// The planner plans these as operations on sets, not on rows.
+fn check_set_operations(body: &SetExpr) -> Result<(), SqlError> {
+    let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { return Ok(()) };
+    let is_all = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
+    match op {
+        SetOperator::Except if is_all => Err(SqlError::unsupported("EXCEPT ALL")),
+        SetOperator::Intersect if is_all => Err(SqlError::unsupported("INTERSECT ALL")),
+        _ => check_set_operations(left).and_then(|()| check_set_operations(right)),
+    }
+}
+
+/// The planner's functions of these names take other patterns than PostgreSQL's.
+fn check_function(function: &Function) -> Result<(), SqlError> {
+    let name = function.name.to_string().to_lowercase();
+    let name = name.strip_prefix("pg_catalog.").unwrap_or(&name);
+    let count = match &function.args {
+        FunctionArguments::List(list) => list.args.len(),
+        FunctionArguments::None | FunctionArguments::Subquery(_) => 0,
+    };
+    match name {
+        "to_char" => Err(SqlError::unsupported("to_char")),
+        "to_date" | "to_timestamp" if count > 1 => Err(SqlError::unsupported(&format!("{name} with a pattern"))),
+        _ => Ok(()),
     }
 }
 

@@ -18,6 +18,7 @@ use highwater_log::Lsn;
 use crate::catalog::QualifiedName;
 use crate::engine::Engine;
 use crate::error::SqlError;
+use crate::expansion;
 use crate::interrupt::{Interrupt, interruptible};
 use crate::names::{ResultNames, folded};
 use crate::providers::StatementCatalog;
@@ -188,6 +189,7 @@ impl StatementContext<'_> {
         let planner = self.engine.planner(catalog, &self.facts.namespace, transaction.started_micros());
         // The tree of a long statement is deep, and so is the recursion over it. Nothing here waits for anything.
         stacker::maybe_grow(STACK_LEFT_MIN, PLANNING_STACK_BYTES, || {
+            expansion::check(&query)?;
             rewrite(&mut query, &self.facts, &|name| planner.aggregate_functions().contains_key(name))?;
             ResultNames::make_unlike(&mut query);
             let statement = PlannerStatement::Statement(Box::new(Statement::Query(Box::new(query))));

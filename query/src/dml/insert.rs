@@ -123,6 +123,9 @@ async fn insert_values(
     let empty = Vec::new();
     let rows: Vec<&Vec<Expr>> =
         if is_all_default { vec![&empty] } else { values.rows.iter().map(|row| &row.content).collect() };
+    if rows.windows(2).any(|rows| rows[0].len() != rows[1].len()) {
+        return Err(SqlError::syntax("VALUES lists must all be the same length"));
+    }
     let mut full_rows: Vec<Vec<&Expr>> = Vec::with_capacity(rows.len());
     for row in rows {
         check_width(row.len(), places.len(), is_listed || row.len() > places.len())?;
