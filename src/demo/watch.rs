@@ -33,15 +33,20 @@ pub(super) async fn changes(client: &Client, panels: &Panels, expected: &Expecte
     };
     let mut answers = client.subscribe(start).await?;
     let mut fold = Fold::default();
-    loop {
-        let message = answers.message().await.map_err(ClientError::from)?;
+    let (mut end, mut cursor) = (end, 0);
+    while end.borrow_and_update().is_none_or(|end| cursor < end.value()) {
+        let message = tokio::select! {
+            message = answers.message() => message.map_err(ClientError::from)?,
+            // Behind the last change, where nothing may come any more.
+            Ok(()) = end.changed() => continue,
+        };
         let Some(message) = message else { return Err(DemoError::Feed("it ended".to_owned())) };
         let lines = std::str::from_utf8(&message.lines).map_err(|error| DemoError::Feed(error.to_string()))?;
         let is_change = message.kind() == EventKind::Changes;
         for line in lines.lines().filter(|_| is_change) {
             fold.line(line, panels)?;
         }
-        let cursor = message.cursor.map_or(0, |cursor| cursor.lsn);
+        cursor = message.cursor.map_or(0, |cursor| cursor.lsn);
         if message.ends_commit {
             fold.end_commit(panels);
         }
@@ -57,10 +62,8 @@ pub(super) async fn changes(client: &Client, panels: &Panels, expected: &Expecte
                 }
             }
         });
-        if end.borrow().is_some_and(|end| cursor >= end.value()) {
-            return Ok(());
-        }
     }
+    Ok(())
 }
 
 /// The tables that there are to follow, when they are there: the bank's if the recording has it, else whatever it made.
