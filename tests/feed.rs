@@ -268,6 +268,28 @@ fn progress_is_told_once_for_all_that_does_not_concern_the_feed() {
 }
 
 #[test]
+fn an_idle_feed_tells_its_progress_once_and_again_when_there_is_more() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY); CREATE TABLE u (id integer PRIMARY KEY)").await;
+        let options = FeedOptions { progress_after: Duration::from_millis(20) };
+        let mut feed = database.subscribe(&["t"], FeedStart::Now, options).unwrap();
+        read_to(&mut feed, BatchKind::Ready, 1 << 20).await;
+        let mut lines = PlainLines::default();
+        for n in 0..4 {
+            run(&database, &format!("INSERT INTO u VALUES ({n})")).await;
+            let (events, _) = read_to(&mut feed, BatchKind::Progress, 1 << 20).await;
+            assert_eq!(events, [json!({"lsn": 3 + n, "progress": true})]);
+            // Asked for again and again in vain, as by a reader that has other things to do.
+            for _ in 0..20 {
+                let asked = tokio::time::timeout(Duration::from_millis(5), feed.next(&mut lines, 1)).await;
+                assert!(asked.is_err(), "nothing more to tell");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_slow_reader_reads_from_the_log_and_folds_to_the_same_rows() {
     runtime().block_on(async {
         let directory = tempfile::tempdir().unwrap();

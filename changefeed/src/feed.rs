@@ -2,6 +2,7 @@
 
 mod open_commit;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use highwater_log::row::Row;
 use highwater_log::{Change, CommitLog, LogId, LogReader, Lsn};
 use highwater_materializers::{Materialized, Table, TableRow};
 use tokio::sync::watch;
+use tokio::time::Sleep;
 
 use crate::cursor::Cursor;
 use crate::error::FeedError;
@@ -41,7 +43,8 @@ pub enum FeedStart {
 /// What a feed does beside telling changes.
 #[derive(Clone, Debug)]
 pub struct FeedOptions {
-    /// A mark of progress is told at most so often, when the feed has come to the end of what there is. Zero: whenever it has.
+    /// A mark of progress is told at most so often, when the feed has come to the end of what there is, and once for each such end: a
+    /// database in which nothing happens has nothing to tell. Zero: whenever the feed has come there.
     pub progress_after: Duration,
 }
 
@@ -99,8 +102,10 @@ pub struct Feed {
     /// The last commit that did more than keep books, and the last one of a progress mark.
     passed: Lsn,
     told: Lsn,
-    /// Runs since progress is owed.
-    owed: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
+    /// Runs while a mark of progress is owed.
+    owed: Option<Pin<Box<Sleep>>>,
+    /// Runs to the next look at the log.
+    check: Option<Pin<Box<Sleep>>>,
 }
 
 struct Followed {
@@ -206,6 +211,7 @@ impl FeedSource {
             passed: beginning.lsn,
             told: beginning.lsn,
             owed: None,
+            check: None,
         };
         feed.go_to_place(beginning.position)?;
         Ok(feed)
@@ -426,25 +432,35 @@ impl Feed {
 
     /// Waits at the end; `true`: a mark of progress is due.
     async fn wait(&mut self) -> Result<bool, FeedError> {
-        let is_owed = self.passed > self.told;
-        if is_owed && self.options.progress_after.is_zero() {
+        let after = self.options.progress_after;
+        if self.passed <= self.told {
+            self.owed = None;
+        } else if after.is_zero() {
             return Ok(true);
+        } else {
+            self.owed.get_or_insert_with(|| Box::pin(tokio::time::sleep(after)));
         }
-        let limit = if is_owed { self.options.progress_after } else { CHECK_EVERY };
-        let owed = self.owed.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let owed = async {
+            match &mut self.owed {
+                Some(owed) => owed.await,
+                None => std::future::pending().await,
+            }
+        };
+        let check = self.check.get_or_insert_with(|| Box::pin(tokio::time::sleep(CHECK_EVERY)));
         tokio::select! {
             biased;
             changed = self.visible.changed() => {
-                if !is_owed {
-                    self.owed = None;
-                }
                 changed.map_err(|_| FeedError::Closed)?;
                 Ok(false)
             }
             () = owed => {
                 self.owed = None;
+                Ok(true)
+            }
+            () = check => {
+                self.check = None;
                 self.reader.check()?;
-                Ok(is_owed)
+                Ok(false)
             }
         }
     }
