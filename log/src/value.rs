@@ -1,6 +1,7 @@
 //! Values and their types, as rows and keys store them.
 
 mod array;
+pub mod calendar;
 mod column_type;
 mod interval;
 mod owned;

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use super::calendar::civil_from_days;
 use super::{Array, ColumnType, ElementType, Interval, Value};
 use crate::row::CodecError;
 
@@ -91,7 +92,7 @@ fn write_date(days: i32, out: &mut String) -> fmt::Result {
         i32::MIN => out.write_str("-infinity"),
         i32::MAX => out.write_str("infinity"),
         _ => {
-            let (year, month, day) = civil(i64::from(days));
+            let (year, month, day) = civil_from_days(i64::from(days));
             write_civil(year, month, day, out)?;
             write_era(year, out)
         }
@@ -103,7 +104,7 @@ fn write_timestamp(micros: i64, zone: &str, out: &mut String) -> fmt::Result {
         i64::MIN => out.write_str("-infinity"),
         i64::MAX => out.write_str("infinity"),
         _ => {
-            let (year, month, day) = civil(micros.div_euclid(MICROS_PER_DAY));
+            let (year, month, day) = civil_from_days(micros.div_euclid(MICROS_PER_DAY));
             write_civil(year, month, day, out)?;
             out.write_char(' ')?;
             write_time(micros.rem_euclid(MICROS_PER_DAY), out)?;
@@ -195,22 +196,6 @@ fn write_array(array: Array<'_>, out: &mut String) -> Result<(), CodecError> {
     }
     out.push('}');
     Ok(())
-}
-
-/// Year, month and day of a day number (0 is 1970-01-01) in the proleptic Gregorian calendar; year 0 is 1 BC.
-///
-/// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-fn civil(days: i64) -> (i64, u32, u32) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month as u32, day as u32)
 }
 
 const MICROS_PER_SECOND: i64 = 1_000_000;

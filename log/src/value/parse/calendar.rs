@@ -2,6 +2,7 @@
 
 use super::{ValueError, round_micros};
 use crate::value::ElementType;
+use crate::value::calendar::{DATE_DAYS_MAX, DAYS_MIN, TIMESTAMP_DAYS_END, days_from_civil, days_in_month};
 
 /// A date in days since 1970-01-01.
 pub(super) fn parse_date(text: &str) -> Result<i32, ValueError> {
@@ -205,33 +206,5 @@ fn zone_micros(zone: &str) -> Option<i64> {
     is_fit.then_some(sign * seconds * MICROS_PER_SECOND)
 }
 
-fn days_in_month(year: i64, month: u32) -> u32 {
-    match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        _ => 31,
-    }
-}
-
-/// The day number of a date of the proleptic Gregorian calendar; year 0 is 1 BC.
-///
-/// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `days_from_civil`.
-fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
-    let year = year - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let shifted_month = if month > 2 { month - 3 } else { month + 9 };
-    let day_of_year = (153 * i64::from(shifted_month) + 2) / 5 + i64::from(day) - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
-}
-
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
-/// 4714-11-24 BC, Julian day 0: PostgreSQL's first date.
-const DAYS_MIN: i64 = -2_440_588;
-/// 5874897-12-31.
-const DATE_DAYS_MAX: i64 = 2_145_042_905;
-/// 294277-01-01, the first day that a timestamp does not reach.
-const TIMESTAMP_DAYS_END: i64 = 106_762_940;
