@@ -19,12 +19,12 @@ use highwater_log::sequencer::Sequencer;
 use highwater_materializers::Materialized;
 use tokio::sync::watch;
 
-use crate::cast::{assign_function, cast_function};
 use crate::error::SqlError;
+use crate::functions;
 use crate::literals::TypeTextLiterals;
+use crate::operators::{OperatorPlanner, TypeOperators};
 use crate::providers::{CATALOG, StatementCatalog};
 use crate::session::Session;
-use crate::single::single_function;
 use crate::sqlstate;
 use crate::transaction::Transaction;
 use crate::write::{Hold, Holds};
@@ -229,7 +229,7 @@ fn planner_state(options: &EngineOptions) -> Result<SessionState, SqlError> {
     let memory = Arc::new(FairSpillPool::new(options.memory_bytes));
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(memory).build_arc()?;
     let mut rules = Analyzer::new().rules;
-    rules.insert(0, Arc::new(TypeTextLiterals));
+    rules.splice(0..0, [Arc::new(TypeTextLiterals) as _, Arc::new(TypeOperators) as _]);
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
@@ -238,9 +238,8 @@ fn planner_state(options: &EngineOptions) -> Result<SessionState, SqlError> {
         .build();
     let registry: &mut dyn datafusion::execution::FunctionRegistry = &mut state;
     datafusion_functions_json::register_all(registry)?;
-    registry.register_udf(Arc::new(cast_function()))?;
-    registry.register_udf(Arc::new(assign_function()))?;
-    registry.register_udaf(Arc::new(single_function()))?;
+    functions::register(registry)?;
+    registry.register_expr_planner(Arc::new(OperatorPlanner))?;
     Ok(state)
 }
 

@@ -208,6 +208,10 @@ fn classify(error: &DataFusionError) -> &'static str {
             ArrowError::ComputeError(ref message) if message.contains("overflow") => {
                 sqlstate::NUMERIC_VALUE_OUT_OF_RANGE
             }
+            // A number of another type, and not a text.
+            ArrowError::CastError(ref message) if message.contains("Can't cast value") => {
+                sqlstate::NUMERIC_VALUE_OUT_OF_RANGE
+            }
             ArrowError::CastError(_) | ArrowError::ParseError(_) => sqlstate::INVALID_TEXT_REPRESENTATION,
             _ => sqlstate::INTERNAL_ERROR,
         },

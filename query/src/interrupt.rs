@@ -22,6 +22,7 @@ use datafusion::physical_plan::joins::{
 };
 
 use crate::error::SqlError;
+use crate::short_circuit::in_order;
 use crate::sqlstate;
 
 /// Ends queries, from whatever thread: those of the sessions that were given it ([`crate::Session::interrupted_by`]). Cheap to clone.
@@ -47,19 +48,20 @@ impl Interrupt {
 /// The plan with joins that look at the interrupt whenever they look at pairs, and give way whenever they give rows.
 pub(crate) fn interruptible(plan: Arc<dyn ExecutionPlan>, interrupt: &Interrupt) -> Result<Arc<dyn ExecutionPlan>> {
     let watched = |filter: &JoinFilter| {
-        let expression = Watched { condition: Arc::clone(filter.expression()), interrupt: interrupt.clone() };
+        let condition = in_order(Arc::clone(filter.expression()))?.data;
+        let expression = Watched { condition, interrupt: interrupt.clone() };
         let (columns, schema) = (filter.column_indices().to_vec(), Arc::clone(filter.schema()));
-        Some(JoinFilter::new(Arc::new(expression), columns, schema))
+        Ok::<_, DataFusionError>(Some(JoinFilter::new(Arc::new(expression), columns, schema)))
     };
     let changed = plan.transform_up(|node| {
         let join: Arc<dyn ExecutionPlan> = if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() {
             match join.filter() {
-                Some(filter) => Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(watched(filter)).build()?),
+                Some(filter) => Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(watched(filter)?).build()?),
                 None => node,
             }
         } else if let Some(join) = node.downcast_ref::<HashJoinExec>() {
             match join.filter() {
-                Some(filter) => Arc::new(HashJoinExecBuilder::from(join).with_filter(watched(filter)).build()?),
+                Some(filter) => Arc::new(HashJoinExecBuilder::from(join).with_filter(watched(filter)?).build()?),
                 None => node,
             }
         } else if node.is::<CrossJoinExec>() {

@@ -12,7 +12,7 @@ use datafusion::logical_expr::expr::{Between, InList};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
-use highwater_log::value::{ColumnType, ElementType, Excess, ValueError, parse_text};
+use highwater_log::value::{ColumnType, ElementType, Excess, OwnedValue, ValueError, parse_text};
 
 use crate::error::SqlError;
 use crate::types::{self, ColumnBuilder};
@@ -100,15 +100,24 @@ fn typed_like(literal: &Expr, other: &Expr, schema: &DFSchema) -> Result<Option<
         ColumnType::Scalar(ElementType::TimestampTz(_)) => ColumnType::Scalar(ElementType::TimestampTz(6)),
         other => other,
     };
-    let value = match parse_text(column_type, text, Excess::Refused) {
-        Ok(value) => value,
+    match parse_text(column_type, text, Excess::Refused) {
+        Ok(value) => literal_of(value, column_type).map(Some),
         // It is longer than any value of the column: it equals none.
-        Err(ValueError::TooLong { .. }) => return Ok(None),
-        Err(error) => return Err(SqlError::from(error).into_datafusion()),
-    };
+        Err(ValueError::TooLong { .. }) => Ok(None),
+        Err(error) => Err(SqlError::from(error).into_datafusion()),
+    }
+}
+
+/// A text as a literal of this type.
+pub(crate) fn literal_of_type(text: &str, column_type: ColumnType) -> Result<Expr, DataFusionError> {
+    let value = parse_text(column_type, text, Excess::Refused);
+    literal_of(value.map_err(|error| SqlError::from(error).into_datafusion())?, column_type)
+}
+
+fn literal_of(value: OwnedValue, column_type: ColumnType) -> Result<Expr, DataFusionError> {
     let mut builder = ColumnBuilder::new(column_type);
     builder.append(Some(value.as_value())).map_err(SqlError::into_datafusion)?;
     let scalar = ScalarValue::try_from_array(&builder.finish(), 0)?;
     let metadata = FieldMetadata::from(&Field::clone(&types::field("literal", column_type, false)));
-    Ok(Some(Expr::Literal(scalar, Some(metadata))))
+    Ok(Expr::Literal(scalar, Some(metadata)))
 }

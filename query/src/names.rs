@@ -98,6 +98,26 @@ impl ResultNames {
     }
 }
 
+/// The names of a query's columns, if its text tells them.
+pub(crate) fn column_names(query: &Query) -> Option<Vec<String>> {
+    let mut body = &*query.body;
+    loop {
+        match body {
+            SetExpr::SetOperation { left, .. } => body = left,
+            SetExpr::Query(inner) => body = &inner.body,
+            SetExpr::Select(select) => {
+                let name = |item: &SelectItem| match item {
+                    SelectItem::UnnamedExpr(expr) => Some(column_name(expr)),
+                    SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
+                    _ => None,
+                };
+                return select.projection.iter().map(name).collect();
+            }
+            _ => return None,
+        }
+    }
+}
+
 /// A bare name in ORDER BY is that of a result column first.
 fn rename_in_order(order_by: &mut Option<OrderBy>, name: &str, alias: &Ident) {
     let Some(OrderBy { kind: OrderByKind::Expressions(expressions), .. }) = order_by else { return };

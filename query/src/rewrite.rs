@@ -1,19 +1,25 @@
 //! Statements rewritten before they are planned: casts into our functions, session functions into what they answer.
 
+pub(crate) mod joins;
+mod operators;
+
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Interval, LimitClause, ObjectName, Query, SelectItem,
-    SetExpr, SetOperator, SetQuantifier, Value, ValueWithSpan, VisitMut, VisitorMut, visit_expressions,
+    SetExpr, SetOperator, SetQuantifier, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut, visit_expressions,
 };
 use highwater_log::Lsn;
 use highwater_log::value::{ColumnType, ElementType, parse_decimal, write_text};
 
 use crate::cast::CAST;
 use crate::error::SqlError;
-use crate::single::SINGLE;
+use crate::functions::SINGLE;
 use crate::sql_type;
+use crate::sqlstate;
+use operators::{all_of, any_of, binary, is_power, nested, null, operation, rows_in_list, unary};
 
 /// What the functions that ask about the session answer.
 #[derive(Clone, Debug)]
@@ -33,7 +39,7 @@ pub(crate) fn rewrite<N: VisitMut>(
     facts: &SessionFacts,
     is_aggregate: &dyn Fn(&str) -> bool,
 ) -> Result<(), SqlError> {
-    match node.visit(&mut Rewriter { facts, is_aggregate }) {
+    match node.visit(&mut Rewriter { facts, is_aggregate, compared: HashSet::new() }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -43,6 +49,8 @@ struct Rewriter<'a> {
     facts: &'a SessionFacts,
     /// Whether the planner knows an aggregate function of this name.
     is_aggregate: &'a dyn Fn(&str) -> bool,
+    /// The queries that stand behind ANY and ALL, known by where they are: those may have many rows.
+    compared: HashSet<*const Query>,
 }
 
 impl VisitorMut for Rewriter<'_> {
@@ -65,10 +73,33 @@ impl VisitorMut for Rewriter<'_> {
             };
             query.limit_clause = Some(LimitClause::LimitOffset { limit, offset, limit_by: Vec::new() });
         }
-        match check_set_operations(&query.body) {
+        match check_set_operations(&query.body).and_then(|()| check_limit(query.limit_clause.as_ref())) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+        match expr {
+            Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } => {
+                if let Expr::Subquery(query) = &**right {
+                    self.compared.insert(&raw const **query);
+                }
+            }
+            // The sign belongs to the base.
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand } if is_power(operand) => {
+                let mut power = std::mem::replace(&mut **operand, null());
+                let mut base = &mut power;
+                while let Expr::BinaryOp { left, op: BinaryOperator::PGExp, .. } = base {
+                    base = left;
+                }
+                let signed = Box::new(std::mem::replace(base, null()));
+                *base = Expr::UnaryOp { op: UnaryOperator::Minus, expr: signed };
+                *expr = power;
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
@@ -99,7 +130,20 @@ impl Rewriter<'_> {
                 Value::Number(digits, false) if digits.contains(['e', 'E']) => Some(number(digits)?),
                 _ => None,
             },
+            Expr::Subquery(query) if self.compared.contains(&(&raw const **query)) => None,
             Expr::Subquery(query) => self.single_row(query),
+            Expr::AnyOp { left, compare_op, right, .. } => any_of(left, compare_op, right)?,
+            Expr::AllOp { left, compare_op, right } => all_of(left, compare_op, right)?,
+            Expr::BinaryOp { left, op, right } => binary(left, op, right)?,
+            Expr::InList { expr, list, negated } => rows_in_list(expr, list, *negated),
+            Expr::InSubquery { expr, .. } if matches!(**expr, Expr::Tuple(_)) => {
+                return Err(SqlError::unsupported("a row of several columns before IN (SELECT …)"));
+            }
+            // Planned as EXTRACT, it would be the planner's own function.
+            Expr::Extract { field, expr, .. } => {
+                Some(call("date_part", vec![string(&field.to_string()), (**expr).clone()]))
+            }
+            Expr::UnaryOp { op, expr } => unary(*op, expr),
             Expr::Identifier(ident) if ident.quote_style.is_none() => self.keyword(&ident.value.to_lowercase()),
             _ => None,
         })
@@ -197,6 +241,23 @@ fn check_set_operations(body: &SetExpr) -> Result<(), SqlError> {
     }
 }
 
+fn check_limit(clause: Option<&LimitClause>) -> Result<(), SqlError> {
+    let Some(LimitClause::LimitOffset { limit, offset, .. }) = clause else { return Ok(()) };
+    let is_negative = |expr: &Expr| match expr {
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => {
+            matches!(&**expr, Expr::Value(value) if matches!(&value.value, Value::Number(digits, _) if digits != "0"))
+        }
+        _ => false,
+    };
+    if limit.as_ref().is_some_and(is_negative) {
+        return Err(SqlError::new(sqlstate::INVALID_ROW_COUNT_IN_LIMIT, "LIMIT must not be negative"));
+    }
+    if offset.as_ref().is_some_and(|offset| is_negative(&offset.value)) {
+        return Err(SqlError::new(sqlstate::INVALID_ROW_COUNT_IN_OFFSET, "OFFSET must not be negative"));
+    }
+    Ok(())
+}
+
 /// The planner's functions of these names take other patterns than PostgreSQL's.
 fn check_function(function: &Function) -> Result<(), SqlError> {
     let name = function.name.to_string().to_lowercase();
@@ -214,9 +275,26 @@ fn check_function(function: &Function) -> Result<(), SqlError> {
 
 fn with_arguments(name: &str, function: &Function) -> Option<Expr> {
     match name {
-        "sign" => {
-            let name = ObjectName::from(vec![Ident::new("signum")]);
-            Some(Expr::Function(Function { name, ..function.clone() }))
+        "sign" => Some(renamed(function, "signum")),
+        "variance" => Some(renamed(function, "var_samp")),
+        "every" => Some(renamed(function, "bool_and")),
+        "encode" => {
+            let FunctionArguments::List(list) = &function.args else { return None };
+            let [bytes, FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(format)))] = &list.args[..] else {
+                return None;
+            };
+            let FunctionArg::Unnamed(FunctionArgExpr::Expr(bytes)) = bytes else { return None };
+            let is_base64 =
+                matches!(&format.value, Value::SingleQuotedString(name) if name.eq_ignore_ascii_case("base64"));
+            is_base64.then(|| call("encode", vec![bytes.clone(), string("base64pad")]))
+        }
+        "to_timestamp" => {
+            let FunctionArguments::List(list) = &function.args else { return None };
+            let [FunctionArg::Unnamed(FunctionArgExpr::Expr(seconds))] = &list.args[..] else { return None };
+            let epoch = cast_to(string("epoch"), ElementType::TimestampTz(6).into());
+            let second = cast_to(string("1 second"), ElementType::Interval.into());
+            let seconds = cast_to(seconds.clone(), ElementType::Double.into());
+            Some(nested(operation(epoch, BinaryOperator::Plus, operation(seconds, BinaryOperator::Multiply, second))))
         }
         "mod" => {
             let FunctionArguments::List(list) = &function.args else { return None };
@@ -225,12 +303,14 @@ fn with_arguments(name: &str, function: &Function) -> Option<Expr> {
             else {
                 return None;
             };
-            let nested = |expr: &Expr| Box::new(Expr::Nested(Box::new(expr.clone())));
-            let modulo = Expr::BinaryOp { left: nested(left), op: BinaryOperator::Modulo, right: nested(right) };
-            Some(Expr::Nested(Box::new(modulo)))
+            Some(nested(operation(nested(left.clone()), BinaryOperator::Modulo, nested(right.clone()))))
         }
         _ => None,
     }
+}
+
+fn renamed(function: &Function, name: &str) -> Expr {
+    Expr::Function(Function { name: ObjectName::from(vec![Ident::new(name)]), ..function.clone() })
 }
 
 /// A number with an exponent, written out; a `double precision` where it has more than 38 digits.

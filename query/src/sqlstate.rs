@@ -18,6 +18,14 @@ pub const INVALID_DATETIME_FORMAT: &str = "22007";
 pub const DATETIME_FIELD_OVERFLOW: &str = "22008";
 /// `22012`
 pub const DIVISION_BY_ZERO: &str = "22012";
+/// `2201E`
+pub const INVALID_ARGUMENT_FOR_LOGARITHM: &str = "2201E";
+/// `2201F`
+pub const INVALID_ARGUMENT_FOR_POWER: &str = "2201F";
+/// `2201W`
+pub const INVALID_ROW_COUNT_IN_LIMIT: &str = "2201W";
+/// `2201X`
+pub const INVALID_ROW_COUNT_IN_OFFSET: &str = "2201X";
 /// `22021`
 pub const CHARACTER_NOT_IN_REPERTOIRE: &str = "22021";
 /// `22023`

@@ -22,7 +22,8 @@ use crate::expansion;
 use crate::interrupt::{Interrupt, interruptible};
 use crate::names::{ResultNames, folded};
 use crate::providers::StatementCatalog;
-use crate::rewrite::{SessionFacts, rewrite};
+use crate::rewrite::{SessionFacts, joins, rewrite};
+use crate::short_circuit::short_circuiting;
 use crate::transaction::Transaction;
 use crate::types;
 
@@ -178,6 +179,12 @@ impl StatementContext<'_> {
         transaction_too_large(bytes, self.engine.sequencer().transaction_bytes_max())
     }
 
+    /// The names of a table's columns, if there is one of this name.
+    fn columns_of(&self, transaction: &Transaction, name: &ObjectName) -> Option<Vec<String>> {
+        let table = transaction.catalog.find(&self.resolve(name).ok()?)?;
+        Some(table.schema().columns.iter().map(|column| column.name.clone()).collect())
+    }
+
     /// Plans a query.
     pub(crate) fn plan(
         &self,
@@ -190,6 +197,7 @@ impl StatementContext<'_> {
         // The tree of a long statement is deep, and so is the recursion over it. Nothing here waits for anything.
         stacker::maybe_grow(STACK_LEFT_MIN, PLANNING_STACK_BYTES, || {
             expansion::check(&query)?;
+            joins::merge_columns(&mut query, &|name| self.columns_of(transaction, name))?;
             rewrite(&mut query, &self.facts, &|name| planner.aggregate_functions().contains_key(name))?;
             ResultNames::make_unlike(&mut query);
             let statement = PlannerStatement::Statement(Box::new(Statement::Query(Box::new(query))));
@@ -200,7 +208,7 @@ impl StatementContext<'_> {
                 }
                 let logical = planner.optimize(&logical)?;
                 let physical = planner.query_planner().create_physical_plan(&logical, &planner).await?;
-                Ok((logical, interruptible(physical, &self.interrupt)?))
+                Ok((logical, interruptible(short_circuiting(physical)?, &self.interrupt)?))
             };
             let (logical, physical) =
                 // However much the task has done before: planning does not yield.

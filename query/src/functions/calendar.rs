@@ -1,0 +1,402 @@
+//! Moments and intervals: their arithmetic, and `date_trunc`, over all that PostgreSQL's calendar reaches.
+//!
+//! The rules are those of PostgreSQL's `timestamp_pl_interval`, `timestamp_mi`, `interval_mul`, `interval_div` and
+//! `timestamp_trunc`; DataFusion's calendar knows no infinities, and no years before Christ.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
+use arrow::compute::cast;
+use arrow::datatypes::{
+    DataType, Date32Type, Float64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, Time64MicrosecondType, TimeUnit,
+    TimestampMicrosecondType,
+};
+use datafusion::common::{DataFusionError, ScalarValue, exec_err};
+use datafusion::logical_expr::{
+    ColumnarValue, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+use highwater_log::value::calendar::{DAYS_MIN, TIMESTAMP_DAYS_END, civil_from_days, days_from_civil, days_in_month};
+
+use super::arithmetic::INTERVAL;
+use crate::error::SqlError;
+use crate::sqlstate;
+
+/// What an operator does with a moment or an interval.
+#[derive(Clone, Copy)]
+pub(super) enum Moments {
+    /// A date or timestamp, and an interval or a time of day, in this order or swapped.
+    Shift { sign: i64, is_swapped: bool },
+    /// From one to the other, as an interval.
+    Difference,
+    /// An interval by a number, in this order or swapped.
+    Scale { is_swapped: bool },
+    /// An interval through a number.
+    Divide,
+}
+
+impl Moments {
+    pub(super) fn of(left: &DataType, operator: Operator, right: &DataType) -> Option<Self> {
+        let is_timestamp = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..));
+        let is_moment = |data_type: &DataType| is_timestamp(data_type) || *data_type == DataType::Date32;
+        let is_interval = |data_type: &DataType| matches!(data_type, DataType::Interval(_));
+        // A time of day is added to a timestamp like an interval.
+        let is_distance = |data_type: &DataType| is_interval(data_type) || matches!(data_type, DataType::Time64(_));
+        match operator {
+            Operator::Plus if is_moment(left) && is_distance(right) => Some(Self::Shift { sign: 1, is_swapped: false }),
+            Operator::Plus if is_distance(left) && is_moment(right) => Some(Self::Shift { sign: 1, is_swapped: true }),
+            Operator::Minus if is_moment(left) && is_distance(right) => {
+                Some(Self::Shift { sign: -1, is_swapped: false })
+            }
+            Operator::Minus if is_moment(left) && is_moment(right) && (is_timestamp(left) || is_timestamp(right)) => {
+                Some(Self::Difference)
+            }
+            Operator::Multiply if is_interval(left) && right.is_numeric() => Some(Self::Scale { is_swapped: false }),
+            Operator::Multiply if left.is_numeric() && is_interval(right) => Some(Self::Scale { is_swapped: true }),
+            Operator::Divide if is_interval(left) && right.is_numeric() => Some(Self::Divide),
+            _ => None,
+        }
+    }
+
+    /// The types that the operands are given in.
+    pub(super) fn coerced(self, types: &[DataType]) -> Vec<DataType> {
+        let coerced = |data_type: &DataType| match data_type {
+            DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
+            DataType::Time64(_) => DataType::Time64(TimeUnit::Microsecond),
+            DataType::Interval(_) => INTERVAL,
+            // Not through a timestamp, in which it might not fit.
+            DataType::Date32 => DataType::Date32,
+            _ => DataType::Float64,
+        };
+        types.iter().map(coerced).collect()
+    }
+
+    pub(super) fn result(self, types: &[DataType]) -> DataType {
+        match self {
+            Self::Shift { is_swapped, .. } => match &types[usize::from(is_swapped)] {
+                DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
+                _ => DataType::Timestamp(TimeUnit::Microsecond, None),
+            },
+            Self::Difference | Self::Scale { .. } | Self::Divide => INTERVAL,
+        }
+    }
+}
+
+/// Computes over two arrays of the coerced types and of one length.
+pub(super) fn compute(moments: Moments, left: &ArrayRef, right: &ArrayRef) -> Result<ArrayRef, SqlError> {
+    let types = [left.data_type().clone(), right.data_type().clone()];
+    let rows = 0..left.len();
+    match moments {
+        Moments::Shift { sign, is_swapped } => {
+            let (moment, distance) = if is_swapped { (right, left) } else { (left, right) };
+            let (moment, distance) = (micros_of(moment), intervals_of(distance)?);
+            let shifted = rows.map(|row| match (moment(row)?, distance.is_valid(row)) {
+                (Some(moment), true) => shift(moment, distance.value(row), sign).map(Some),
+                _ => Ok(None),
+            });
+            let shifted = shifted.collect::<Result<PrimitiveArray<TimestampMicrosecondType>, SqlError>>()?;
+            Ok(Arc::new(shifted.with_data_type(moments.result(&types))))
+        }
+        Moments::Difference => {
+            let (left, right) = (micros_of(left), micros_of(right));
+            let differences = rows.map(|row| match (left(row)?, right(row)?) {
+                (Some(left), Some(right)) => difference(left, right).map(Some),
+                _ => Ok(None),
+            });
+            Ok(Arc::new(differences.collect::<Result<PrimitiveArray<IntervalMonthDayNanoType>, SqlError>>()?))
+        }
+        Moments::Scale { .. } | Moments::Divide => {
+            let (interval, number) = match moments {
+                Moments::Scale { is_swapped: true } => (right, left),
+                _ => (left, right),
+            };
+            let (interval, number) = (intervals_of(interval)?, number.as_primitive::<Float64Type>());
+            let scaled = rows.map(|row| {
+                if interval.is_null(row) || number.is_null(row) {
+                    return Ok(None);
+                }
+                let number = number.value(row);
+                match moments {
+                    Moments::Divide if number == 0.0 => {
+                        Err(SqlError::new(sqlstate::DIVISION_BY_ZERO, "division by zero"))
+                    }
+                    Moments::Divide => scale(interval.value(row), |part| part / number).map(Some),
+                    _ => scale(interval.value(row), |part| part * number).map(Some),
+                }
+            });
+            Ok(Arc::new(scaled.collect::<Result<PrimitiveArray<IntervalMonthDayNanoType>, SqlError>>()?))
+        }
+    }
+}
+
+/// The moments of an array, in microseconds since 1970, infinities as [`i64::MIN`] and [`i64::MAX`].
+fn micros_of(array: &ArrayRef) -> impl Fn(usize) -> Result<Option<i64>, SqlError> + use<'_> {
+    move |row| {
+        if array.is_null(row) {
+            return Ok(None);
+        }
+        if let Some(timestamps) = array.as_primitive_opt::<TimestampMicrosecondType>() {
+            return Ok(Some(timestamps.value(row)));
+        }
+        match array.as_primitive::<Date32Type>().value(row) {
+            i32::MIN => Ok(Some(i64::MIN)),
+            i32::MAX => Ok(Some(i64::MAX)),
+            days => timestamp(i64::from(days), 0).map(Some),
+        }
+    }
+}
+
+fn intervals_of(array: &ArrayRef) -> Result<PrimitiveArray<IntervalMonthDayNanoType>, SqlError> {
+    if let Some(times) = array.as_primitive_opt::<Time64MicrosecondType>() {
+        return Ok(times.unary(|micros| IntervalMonthDayNano::new(0, 0, micros * NANOS_PER_MICRO)));
+    }
+    Ok(cast(array, &INTERVAL)?.as_primitive::<IntervalMonthDayNanoType>().clone())
+}
+
+/// Months first, whose days end where the month ends; then days; then the time.
+fn shift(moment: i64, distance: IntervalMonthDayNano, sign: i64) -> Result<i64, SqlError> {
+    if matches!(moment, i64::MIN | i64::MAX) {
+        return Ok(moment);
+    }
+    let (mut days, time) = (moment.div_euclid(MICROS_PER_DAY), moment.rem_euclid(MICROS_PER_DAY));
+    if distance.months != 0 {
+        let (year, month, day) = civil_from_days(days);
+        let months = year * 12 + i64::from(month) - 1 + sign * i64::from(distance.months);
+        let (year, month) = (months.div_euclid(12), months.rem_euclid(12) as u32 + 1);
+        days = days_from_civil(year, month, day.min(days_in_month(year, month)));
+    }
+    let micros = distance.nanoseconds / NANOS_PER_MICRO;
+    timestamp(days + sign * i64::from(distance.days), time)?.checked_add(sign * micros).map_or_else(
+        || Err(out_of_range()),
+        |shifted| timestamp(shifted.div_euclid(MICROS_PER_DAY), shifted.rem_euclid(MICROS_PER_DAY)),
+    )
+}
+
+/// Whole days and the time that is left, of one sign.
+fn difference(left: i64, right: i64) -> Result<IntervalMonthDayNano, SqlError> {
+    let is_infinite = |moment: i64| matches!(moment, i64::MIN | i64::MAX);
+    if is_infinite(left) || is_infinite(right) {
+        return Err(SqlError::new(sqlstate::DATETIME_FIELD_OVERFLOW, "cannot subtract infinite timestamps"));
+    }
+    let micros = left.checked_sub(right).ok_or_else(interval_out_of_range)?;
+    let days = i32::try_from(micros / MICROS_PER_DAY).map_err(|_| interval_out_of_range())?;
+    Ok(IntervalMonthDayNano::new(0, days, micros % MICROS_PER_DAY * NANOS_PER_MICRO))
+}
+
+/// What is left of a month goes into days of 30 to the month, what is left of a day into the time.
+fn scale(interval: IntervalMonthDayNano, scaled: impl Fn(f64) -> f64) -> Result<IntervalMonthDayNano, SqlError> {
+    let whole = |number: f64| match number.trunc() {
+        whole if whole >= f64::from(i32::MIN) && whole <= f64::from(i32::MAX) => Ok(whole as i32),
+        _ => Err(interval_out_of_range()),
+    };
+    let to_micros = |number: f64| (number * 1e6).round_ties_even() / 1e6;
+    let months = scaled(f64::from(interval.months));
+    let days = scaled(f64::from(interval.days));
+    let (whole_months, mut whole_days) = (whole(months)?, whole(days)?);
+    let month_days = to_micros((months - f64::from(whole_months)) * 30.0);
+    let mut seconds = to_micros((days - f64::from(whole_days) + month_days - month_days.trunc()) * 86_400.0);
+    if seconds.abs() >= 86_400.0 {
+        whole_days = whole_days.checked_add(whole(seconds / 86_400.0)?).ok_or_else(interval_out_of_range)?;
+        seconds %= 86_400.0;
+    }
+    whole_days = whole_days.checked_add(whole(month_days)?).ok_or_else(interval_out_of_range)?;
+    let micros = (interval.nanoseconds / NANOS_PER_MICRO) as f64;
+    let micros = (scaled(micros) + seconds * 1e6).round_ties_even();
+    // As nanoseconds, which Arrow holds.
+    if micros.abs() >= (i64::MAX / NANOS_PER_MICRO) as f64 || micros.is_nan() {
+        return Err(interval_out_of_range());
+    }
+    Ok(IntervalMonthDayNano::new(whole_months, whole_days, micros as i64 * NANOS_PER_MICRO))
+}
+
+/// A timestamp that PostgreSQL has, too.
+fn timestamp(days: i64, time: i64) -> Result<i64, SqlError> {
+    match (DAYS_MIN..TIMESTAMP_DAYS_END).contains(&days) {
+        true => Ok(days * MICROS_PER_DAY + time),
+        false => Err(out_of_range()),
+    }
+}
+
+fn out_of_range() -> SqlError {
+    SqlError::new(sqlstate::DATETIME_FIELD_OVERFLOW, "timestamp out of range")
+}
+
+fn interval_out_of_range() -> SqlError {
+    SqlError::new(sqlstate::DATETIME_FIELD_OVERFLOW, "interval out of range")
+}
+
+/// The seconds of intervals: years of 365.25 days, months of 30.
+pub(super) fn epoch(intervals: &ArrayRef) -> Result<ArrayRef, SqlError> {
+    let seconds = |interval: IntervalMonthDayNano| {
+        let days =
+            f64::from(interval.months / 12) * 365.25 + f64::from(interval.months % 12 * 30 + interval.days % i32::MAX);
+        days * 86_400.0 + interval.nanoseconds as f64 / 1e9
+    };
+    Ok(Arc::new(intervals_of(intervals)?.unary::<_, Float64Type>(seconds)))
+}
+
+/// `date_trunc(unit, timestamp | timestamptz | date | interval)`.
+pub(super) fn date_trunc_function() -> ScalarUDF {
+    DateTrunc { signature: Signature::user_defined(Volatility::Immutable), aliases: vec!["datetrunc".to_owned()] }
+        .into()
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct DateTrunc {
+    signature: Signature,
+    /// Those of the function that it takes the place of, which would come back under them.
+    aliases: Vec<String>,
+}
+
+impl ScalarUDFImpl for DateTrunc {
+    fn name(&self) -> &str {
+        "date_trunc"
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>, DataFusionError> {
+        let [unit, moment] = types else {
+            return exec_err!("No function matches: date_trunc takes a unit and a moment");
+        };
+        if !(unit.is_string() || unit.is_null()) {
+            return exec_err!("No function matches: date_trunc takes the name of a unit first");
+        }
+        let moment = match moment {
+            DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
+            DataType::Interval(_) => INTERVAL,
+            DataType::Date32 => DataType::Date32,
+            // A text literal: PostgreSQL takes it for a moment with a zone.
+            DataType::Null | DataType::Utf8 | DataType::Utf8View => zoned(),
+            other => return exec_err!("No function matches: date_trunc of {other}"),
+        };
+        Ok(vec![DataType::Utf8, moment])
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType, DataFusionError> {
+        Ok(match &types[1] {
+            // PostgreSQL has none for dates, and takes the one with a zone.
+            DataType::Date32 => zoned(),
+            other => other.clone(),
+        })
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
+        let is_scalar = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        let rows = if is_scalar { 1 } else { args.number_rows };
+        let (units, moments) = (args.args[0].to_array(rows)?, args.args[1].to_array(rows)?);
+        let truncated =
+            truncated(&units, &moments, args.return_field.data_type()).map_err(SqlError::into_datafusion)?;
+        Ok(match is_scalar {
+            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&truncated, 0)?),
+            false => ColumnarValue::Array(truncated),
+        })
+    }
+}
+
+fn zoned() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()))
+}
+
+fn truncated(units: &ArrayRef, moments: &ArrayRef, result: &DataType) -> Result<ArrayRef, SqlError> {
+    let units = units.as_string::<i32>();
+    let unit = |row: usize| if units.is_null(row) { Ok(None) } else { Unit::parse(units.value(row)).map(Some) };
+    let rows = 0..moments.len();
+    if let Some(intervals) = moments.as_primitive_opt::<IntervalMonthDayNanoType>() {
+        let truncated = rows.map(|row| match unit(row)? {
+            Some(unit) if intervals.is_valid(row) => unit.truncate_interval(intervals.value(row)).map(Some),
+            _ => Ok(None),
+        });
+        return Ok(Arc::new(truncated.collect::<Result<PrimitiveArray<IntervalMonthDayNanoType>, SqlError>>()?));
+    }
+    let moment = micros_of(moments);
+    let truncated = rows.map(|row| match (unit(row)?, moment(row)?) {
+        (Some(unit), Some(moment)) => unit.truncate(moment).map(Some),
+        _ => Ok(None),
+    });
+    let truncated = truncated.collect::<Result<PrimitiveArray<TimestampMicrosecondType>, SqlError>>()?;
+    Ok(Arc::new(truncated.with_data_type(result.clone())))
+}
+
+/// What is cut off below.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    /// Of so many microseconds.
+    Clock(i64),
+    Week,
+    /// Of so many months.
+    Months(i64),
+}
+
+impl Unit {
+    fn parse(name: &str) -> Result<Self, SqlError> {
+        const SECOND: i64 = 1_000_000;
+        Ok(match name.to_ascii_lowercase().as_str() {
+            "microsecond" | "microseconds" => Self::Clock(1),
+            "millisecond" | "milliseconds" => Self::Clock(1_000),
+            "second" | "seconds" => Self::Clock(SECOND),
+            "minute" | "minutes" => Self::Clock(60 * SECOND),
+            "hour" | "hours" => Self::Clock(3_600 * SECOND),
+            "day" | "days" => Self::Clock(MICROS_PER_DAY),
+            "week" | "weeks" => Self::Week,
+            "month" | "months" => Self::Months(1),
+            "quarter" | "quarters" => Self::Months(3),
+            "year" | "years" => Self::Months(12),
+            "decade" | "decades" => Self::Months(120),
+            "century" | "centuries" => Self::Months(1_200),
+            "millennium" | "millennia" => Self::Months(12_000),
+            _ => {
+                let message = format!("unit \"{name}\" is not recognized");
+                return Err(SqlError::new(sqlstate::INVALID_PARAMETER_VALUE, message));
+            }
+        })
+    }
+
+    fn truncate(self, moment: i64) -> Result<i64, SqlError> {
+        if matches!(moment, i64::MIN | i64::MAX) {
+            return Ok(moment);
+        }
+        let days = moment.div_euclid(MICROS_PER_DAY);
+        match self {
+            Self::Clock(micros) => timestamp(days, moment.rem_euclid(MICROS_PER_DAY) / micros * micros),
+            // 1970-01-01 was a Thursday.
+            Self::Week => timestamp(days - (days + 3).rem_euclid(7), 0),
+            Self::Months(count) => {
+                let (year, month, _) = civil_from_days(days);
+                // Centuries and millennia begin with the years 1, 101, 1001; there is no year 0 among them.
+                let first = if count > 120 { 1 } else { 0 };
+                let months = (year - first) * 12 + i64::from(month) - 1;
+                let begin = months.div_euclid(count) * count;
+                timestamp(days_from_civil(begin.div_euclid(12) + first, begin.rem_euclid(12) as u32 + 1, 1), 0)
+            }
+        }
+    }
+
+    /// Toward zero.
+    fn truncate_interval(self, interval: IntervalMonthDayNano) -> Result<IntervalMonthDayNano, SqlError> {
+        Ok(match self {
+            Self::Week => {
+                let message = "unit \"week\" is not supported for type interval";
+                return Err(SqlError::new(sqlstate::FEATURE_NOT_SUPPORTED, message));
+            }
+            Self::Clock(MICROS_PER_DAY) => IntervalMonthDayNano::new(interval.months, interval.days, 0),
+            Self::Clock(micros) => {
+                let nanos = micros * NANOS_PER_MICRO;
+                let clock = interval.nanoseconds / nanos * nanos;
+                IntervalMonthDayNano::new(interval.months, interval.days, clock)
+            }
+            Self::Months(count) => {
+                let count = count as i32;
+                IntervalMonthDayNano::new(interval.months / count * count, 0, 0)
+            }
+        })
+    }
+}
+
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+const NANOS_PER_MICRO: i64 = 1_000;
