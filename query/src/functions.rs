@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod calendar;
+mod date_part;
 mod domain;
 mod single;
 mod sum;
@@ -24,6 +25,7 @@ pub(crate) fn register(registry: &mut dyn FunctionRegistry) -> Result<(), DataFu
     registry.register_udf(Arc::new(cast_function()))?;
     registry.register_udf(Arc::new(assign_function()))?;
     registry.register_udf(Arc::new(calendar::date_trunc_function()))?;
+    registry.register_udf(Arc::new(date_part::date_part_function()))?;
     for name in domain::NAMES {
         let known = registry.udf(name)?;
         registry.register_udf(Arc::new(domain::guarded(known)))?;

@@ -12,7 +12,7 @@ use datafusion::logical_expr::expr::{InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use highwater_log::value::{ColumnType, ElementType};
@@ -82,32 +82,65 @@ impl AnalyzerRule for TypeOperators {
 }
 
 fn typed(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>, DataFusionError> {
-    match expr {
-        Expr::InList(InList { mut expr, mut list, negated }) => {
-            let mut is_changed = false;
-            for item in &mut list {
-                is_changed |= make_alike(&mut expr, item, schema);
+    let mut expr = expr;
+    let is_changed = match &mut expr {
+        Expr::InList(InList { expr, list, .. }) => make_all_alike(expr, list, schema),
+        Expr::Between(between) => make_all_alike(&mut between.expr, [&mut *between.low, &mut *between.high], schema),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::IsDistinctFrom | Operator::IsNotDistinctFrom, right }) => {
+            make_alike(left, right, schema)
+        }
+        Expr::Case(case) => {
+            // Literals get no type here: the operand becomes a text beside them.
+            let padded = case.expr.as_mut().filter(|operand| char_length(operand, schema).is_some());
+            let is_operand_changed = padded.is_some();
+            if let Some(operand) = padded {
+                **operand = cast_to(std::mem::take(&mut **operand), ElementType::Text);
             }
-            let expr = Expr::InList(InList { expr, list, negated });
-            Ok(if is_changed { Transformed::yes(expr) } else { Transformed::no(expr) })
+            let whens = case.when_then_expr.iter_mut().map(|(when, _)| &mut **when);
+            let are_whens_changed = case.expr.as_mut().is_some_and(|operand| make_all_alike(operand, whens, schema));
+            let results = case.when_then_expr.iter_mut().map(|(_, then)| &mut **then);
+            make_floats(results.chain(case.else_expr.as_deref_mut()), schema) || are_whens_changed || is_operand_changed
         }
-        Expr::Between(mut between) => {
-            let is_low_changed = make_alike(&mut between.expr, &mut between.low, schema);
-            let is_high_changed = make_alike(&mut between.expr, &mut between.high, schema);
-            let expr = Expr::Between(between);
-            Ok(if is_low_changed || is_high_changed { Transformed::yes(expr) } else { Transformed::no(expr) })
-        }
-        Expr::ScalarFunction(ScalarFunction { func, mut args }) if takes_text(func.name()) => {
+        Expr::ScalarFunction(ScalarFunction { func, args }) if takes_like(func.name()) => make_floats(args, schema),
+        Expr::ScalarFunction(ScalarFunction { func, args }) if takes_text(func.name()) => {
             let mut is_changed = false;
             for arg in args.iter_mut().filter(|arg| char_length(arg, schema).is_some()) {
                 *arg = cast_to(std::mem::take(arg), ElementType::Text);
                 is_changed = true;
             }
-            let expr = Expr::ScalarFunction(ScalarFunction { func, args });
-            Ok(if is_changed { Transformed::yes(expr) } else { Transformed::no(expr) })
+            is_changed
         }
-        other => Ok(Transformed::no(other)),
+        _ => false,
+    };
+    Ok(if is_changed { Transformed::yes(expr) } else { Transformed::no(expr) })
+}
+
+/// Makes one alike to each of the others, and them to what has become of it.
+fn make_all_alike<'a>(one: &mut Expr, others: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) -> bool {
+    let mut others: Vec<&mut Expr> = others.into_iter().collect();
+    let mut is_changed = false;
+    // What the last of the others makes of it is new to the first.
+    for _ in 0..2 {
+        for other in &mut others {
+            is_changed |= make_alike(one, other, schema);
+        }
     }
+    is_changed
+}
+
+/// Of several that become one, makes floats of decimals where one is a float.
+fn make_floats<'a>(several: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) -> bool {
+    let several = several.into_iter().filter_map(|expr| expr.get_type(schema).ok().map(|data_type| (expr, data_type)));
+    let several: Vec<(&mut Expr, DataType)> = several.collect();
+    if !several.iter().any(|(_, data_type)| data_type.is_floating()) {
+        return false;
+    }
+    let mut is_changed = false;
+    for (expr, _) in several.into_iter().filter(|(_, data_type)| data_type.is_decimal()) {
+        *expr = cast_to(std::mem::take(expr), ElementType::Double);
+        is_changed = true;
+    }
+    is_changed
 }
 
 /// The operator over its operands, or these as they were.
@@ -127,10 +160,16 @@ fn binary(
             }
         }
     } else if is_arithmetical {
-        if let Some(typed) = moment_literal(&left, op, &right, schema)? {
-            (right, is_changed) = (typed, true);
-        } else if let Some(typed) = moment_literal(&right, op, &left, schema)? {
-            (left, is_changed) = (typed, true);
+        for is_left in [true, false] {
+            let (known, literal) = if is_left { (&left, &right) } else { (&right, &left) };
+            let typed = match moment_literal(known, op, literal, schema)? {
+                None => number_literal(known, literal, schema)?,
+                typed => typed,
+            };
+            if let Some(typed) = typed {
+                *(if is_left { &mut right } else { &mut left }) = typed;
+                is_changed = true;
+            }
         }
         is_changed |= make_numbers_alike(&mut left, &mut right, schema);
         if let (Ok(left_type), Ok(right_type)) = (left.get_type(schema), right.get_type(schema))
@@ -166,6 +205,15 @@ fn make_alike(left: &mut Expr, right: &mut Expr, schema: &DFSchema) -> bool {
             }
             true
         }
+        // The infinities stay what they are.
+        (ElementType::Timestamp(_), moment @ ElementType::TimestampTz(_)) => {
+            *left = cast_to(std::mem::take(left), moment);
+            true
+        }
+        (moment @ ElementType::TimestampTz(_), ElementType::Timestamp(_)) => {
+            *right = cast_to(std::mem::take(right), moment);
+            true
+        }
         // DataFusion compares them in nanoseconds, which do not reach far.
         (ElementType::Date, moment @ (ElementType::Timestamp(_) | ElementType::TimestampTz(_))) => {
             *left = cast_to(std::mem::take(left), moment);
@@ -179,18 +227,39 @@ fn make_alike(left: &mut Expr, right: &mut Expr, schema: &DFSchema) -> bool {
     }
 }
 
-/// Makes a float of a decimal beside a float.
+/// Makes a float of a decimal beside a float, and of a real and an integer the float that holds both.
 fn make_numbers_alike(left: &mut Expr, right: &mut Expr, schema: &DFSchema) -> bool {
     let (Ok(left_type), Ok(right_type)) = (left.get_type(schema), right.get_type(schema)) else { return false };
-    let decimal = if left_type.is_floating() && right_type.is_decimal() {
-        right
-    } else if left_type.is_decimal() && right_type.is_floating() {
-        left
-    } else {
-        return false;
+    let meets = |one: &DataType, other: &DataType| {
+        (one.is_floating() && other.is_decimal()) || (*one == DataType::Float32 && other.is_integer())
     };
-    *decimal = Expr::Cast(Cast::new(Box::new(std::mem::take(decimal)), DataType::Float64));
+    if !meets(&left_type, &right_type) && !meets(&right_type, &left_type) {
+        return false;
+    }
+    for (side, data_type) in [(left, left_type), (right, right_type)] {
+        if data_type != DataType::Float64 {
+            *side = cast_to(std::mem::take(side), ElementType::Double);
+        }
+    }
     true
+}
+
+/// A text literal beside a number is one of its type.
+fn number_literal(known: &Expr, literal: &Expr, schema: &DFSchema) -> Result<Option<Expr>, DataFusionError> {
+    let Expr::Literal(ScalarValue::Utf8(Some(text)), None) = literal else { return Ok(None) };
+    match column_type(known, schema) {
+        Some(ColumnType::Scalar(
+            element @ (ElementType::SmallInt
+            | ElementType::Integer
+            | ElementType::BigInt
+            | ElementType::Real
+            | ElementType::Double),
+        )) => literal_of_type(text, element.into()).map(Some),
+        Some(ColumnType::Scalar(ElementType::Numeric { .. })) => {
+            literal_of_type(text, ElementType::Numeric { precision: 38, scale: 9 }.into()).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// A text literal that is added to a moment or an interval, or taken from it: to a moment, an interval is added.
@@ -201,6 +270,9 @@ fn moment_literal(
     schema: &DFSchema,
 ) -> Result<Option<Expr>, DataFusionError> {
     let Expr::Literal(ScalarValue::Utf8(Some(text)), None) = literal else { return Ok(None) };
+    if !matches!(op, Operator::Plus | Operator::Minus) {
+        return Ok(None);
+    }
     let Some(ColumnType::Scalar(element)) = column_type(known, schema) else { return Ok(None) };
     let is_moment = matches!(element, ElementType::Date | ElementType::Timestamp(_) | ElementType::TimestampTz(_));
     let element = match element {
@@ -238,9 +310,13 @@ fn cast_to(expr: Expr, element: ElementType) -> Expr {
     cast_function().call(vec![expr, Expr::Literal(ScalarValue::Utf8(Some(name)), None)])
 }
 
+/// Whether a function of this name gives one of its arguments, or all of them together.
+fn takes_like(name: &str) -> bool {
+    matches!(name, "coalesce" | "nullif" | "greatest" | "least" | "nvl" | "make_array")
+}
+
 /// Whether a function of this name takes a `char(n)` for a text: not what only hands it on, and not what counts its bytes.
 fn takes_text(name: &str) -> bool {
-    const PASSING: [&str; 8] =
-        ["coalesce", "nullif", "greatest", "least", "octet_length", "nvl", "concat", "concat_ws"];
-    !name.starts_with("hw_") && !PASSING.contains(&name)
+    const PASSING: [&str; 3] = ["octet_length", "concat", "concat_ws"];
+    !name.starts_with("hw_") && !takes_like(name) && !PASSING.contains(&name)
 }

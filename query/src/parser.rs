@@ -105,8 +105,7 @@ fn check_complexity(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
             }
             token if is_operator(token) => {
                 if let Some(level) = levels.last_mut() {
-                    // A cast becomes a call, whose frames are larger.
-                    level.operators += if matches!(token, Token::DoubleColon) { CAST_WEIGHT } else { 1 };
+                    level.operators += if becomes_call(token) { CALL_WEIGHT } else { 1 };
                 }
             }
             _ => continue,
@@ -155,6 +154,21 @@ fn is_subquery(tokens: &[TokenWithSpan], index: usize) -> bool {
         };
     is_word(Some(index + 1), &["SELECT", "WITH", "VALUES"])
         && !is_word(index.checked_sub(1), &["FROM", "JOIN", "LATERAL", "AS", "UNION", "EXCEPT", "INTERSECT"])
+}
+
+/// Whether the operator is planned as a call of a function.
+fn becomes_call(token: &Token) -> bool {
+    matches!(
+        token,
+        Token::DoubleColon
+            | Token::Plus
+            | Token::Minus
+            | Token::Mul
+            | Token::Div
+            | Token::Caret
+            | Token::Arrow
+            | Token::LongArrow
+    )
 }
 
 fn is_operator(token: &Token) -> bool {
@@ -206,5 +220,6 @@ const NESTING_MAX: usize = 50;
 /// The time that planning takes doubles with each one inside another.
 const SUBQUERIES_MAX: usize = 16;
 const OPERATORS_MAX: usize = 500;
-const CAST_WEIGHT: usize = 4;
+/// Of a call the frames are larger, and at each step of planning its type is found anew through all that it is made of.
+const CALL_WEIGHT: usize = 4;
 const RECURSION_MAX: usize = 400;

@@ -6,8 +6,9 @@ mod operators;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
+    BinaryOperator, CaseWhen, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Interval, LimitClause, ObjectName, Query, SelectItem,
     SetExpr, SetOperator, SetQuantifier, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut, visit_expressions,
 };
@@ -19,7 +20,7 @@ use crate::error::SqlError;
 use crate::functions::SINGLE;
 use crate::sql_type;
 use crate::sqlstate;
-use operators::{all_of, any_of, binary, is_power, nested, null, operation, rows_in_list, unary};
+use operators::{all_of, any_of, binary, is_signed_power, nested, null, operation, row_is_null, rows_in_list, unary};
 
 /// What the functions that ask about the session answer.
 #[derive(Clone, Debug)]
@@ -86,16 +87,21 @@ impl VisitorMut for Rewriter<'_> {
                     self.compared.insert(&raw const **query);
                 }
             }
-            // The sign belongs to the base.
-            Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand } if is_power(operand) => {
-                let mut power = std::mem::replace(&mut **operand, null());
-                let mut base = &mut power;
+            // The signs belong to the base.
+            Expr::UnaryOp { op: UnaryOperator::Minus, .. } if is_signed_power(expr) => {
+                let mut signs = 0;
+                while let Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand } = expr {
+                    *expr = std::mem::replace(&mut **operand, null());
+                    signs += 1;
+                }
+                let mut base = &mut *expr;
                 while let Expr::BinaryOp { left, op: BinaryOperator::PGExp, .. } = base {
                     base = left;
                 }
-                let signed = Box::new(std::mem::replace(base, null()));
-                *base = Expr::UnaryOp { op: UnaryOperator::Minus, expr: signed };
-                *expr = power;
+                for _ in 0..signs {
+                    let operand = Box::new(std::mem::replace(base, null()));
+                    *base = Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand };
+                }
             }
             _ => {}
         }
@@ -124,7 +130,7 @@ impl Rewriter<'_> {
             Expr::SimilarTo { .. } => return Err(SqlError::unsupported("SIMILAR TO")),
             Expr::Function(function) => {
                 check_function(function)?;
-                self.function(function)
+                self.function(function).or_else(|| filtered(function))
             }
             Expr::Value(value) => match &value.value {
                 Value::Number(digits, false) if digits.contains(['e', 'E']) => Some(number(digits)?),
@@ -135,7 +141,9 @@ impl Rewriter<'_> {
             Expr::AnyOp { left, compare_op, right, .. } => any_of(left, compare_op, right)?,
             Expr::AllOp { left, compare_op, right } => all_of(left, compare_op, right)?,
             Expr::BinaryOp { left, op, right } => binary(left, op, right)?,
-            Expr::InList { expr, list, negated } => rows_in_list(expr, list, *negated),
+            Expr::InList { expr, list, negated } => rows_in_list(expr, list, *negated)?,
+            Expr::IsNull(row) => row_is_null(row, false),
+            Expr::IsNotNull(row) => row_is_null(row, true),
             Expr::InSubquery { expr, .. } if matches!(**expr, Expr::Tuple(_)) => {
                 return Err(SqlError::unsupported("a row of several columns before IN (SELECT …)"));
             }
@@ -275,6 +283,14 @@ fn check_function(function: &Function) -> Result<(), SqlError> {
 
 fn with_arguments(name: &str, function: &Function) -> Option<Expr> {
     match name {
+        "row" => {
+            let FunctionArguments::List(list) = &function.args else { return None };
+            let column = |argument: &FunctionArg| match argument {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+                _ => None,
+            };
+            list.args.iter().map(column).collect::<Option<Vec<_>>>().map(Expr::Tuple)
+        }
         "sign" => Some(renamed(function, "signum")),
         "variance" => Some(renamed(function, "var_samp")),
         "every" => Some(renamed(function, "bool_and")),
@@ -291,10 +307,10 @@ fn with_arguments(name: &str, function: &Function) -> Option<Expr> {
         "to_timestamp" => {
             let FunctionArguments::List(list) = &function.args else { return None };
             let [FunctionArg::Unnamed(FunctionArgExpr::Expr(seconds))] = &list.args[..] else { return None };
-            let epoch = cast_to(string("epoch"), ElementType::TimestampTz(6).into());
-            let second = cast_to(string("1 second"), ElementType::Interval.into());
             let seconds = cast_to(seconds.clone(), ElementType::Double.into());
-            Some(nested(operation(epoch, BinaryOperator::Plus, operation(seconds, BinaryOperator::Multiply, second))))
+            let million = Expr::Value(Value::Number("1000000".to_owned(), false).into());
+            let micros = cast_to(operation(seconds, BinaryOperator::Multiply, million), ElementType::BigInt.into());
+            Some(cast_to(call("to_timestamp_micros", vec![micros]), ElementType::TimestampTz(6).into()))
         }
         "mod" => {
             let FunctionArguments::List(list) = &function.args else { return None };
@@ -307,6 +323,47 @@ fn with_arguments(name: &str, function: &Function) -> Option<Expr> {
         }
         _ => None,
     }
+}
+
+/// `sum(x) FILTER (WHERE …)` with an x that is computed only where it is wanted: the planner computes it for all rows.
+fn filtered(function: &Function) -> Option<Expr> {
+    const IGNORING_NULL: [&str; 16] = [
+        "sum",
+        "avg",
+        "min",
+        "max",
+        "count",
+        "bool_and",
+        "bool_or",
+        "stddev",
+        "stddev_pop",
+        "stddev_samp",
+        "var_pop",
+        "var_samp",
+        "var",
+        "bit_and",
+        "bit_or",
+        "bit_xor",
+    ];
+    let filter = function.filter.as_ref()?;
+    let name = function.name.to_string().to_lowercase();
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))] = &list.args[..] else { return None };
+    let is_plain =
+        matches!(argument, Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_) | Expr::Case { .. });
+    if is_plain || !IGNORING_NULL.contains(&name.as_str()) {
+        return None;
+    }
+    let case = Expr::Case {
+        case_token: AttachedToken::empty(),
+        end_token: AttachedToken::empty(),
+        operand: None,
+        conditions: vec![CaseWhen { condition: (**filter).clone(), result: argument.clone() }],
+        else_result: None,
+    };
+    let args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(case))];
+    let list = FunctionArgumentList { args, ..list.clone() };
+    Some(Expr::Function(Function { args: FunctionArguments::List(list), ..function.clone() }))
 }
 
 fn renamed(function: &Function, name: &str) -> Expr {

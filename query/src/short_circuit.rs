@@ -44,29 +44,39 @@ pub(crate) fn short_circuiting(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn E
                 return Ok(Transformed::yes(Arc::new(projection) as Arc<dyn ExecutionPlan>));
             }
         // One with a limit was made by then, and cannot be made again.
-        } else if let Some(aggregate) = node.downcast_ref::<AggregateExec>().filter(|it| it.limit_options().is_none()) {
-            let mut is_changed = false;
-            let mut filters = Vec::with_capacity(aggregate.filter_expr().len());
-            for filter in aggregate.filter_expr() {
-                let filter = filter.clone().map(in_order).transpose()?;
-                is_changed |= filter.as_ref().is_some_and(|filter| filter.transformed);
-                filters.push(filter.map(|filter| filter.data));
-            }
-            if is_changed {
-                let aggregate = AggregateExec::try_new(
-                    *aggregate.mode(),
-                    aggregate.group_expr().clone(),
-                    aggregate.aggr_expr().to_vec(),
-                    filters,
-                    Arc::clone(aggregate.input()),
-                    aggregate.input_schema(),
-                )?;
-                return Ok(Transformed::yes(Arc::new(aggregate) as Arc<dyn ExecutionPlan>));
-            }
+        } else if let Some(aggregate) = node.downcast_ref::<AggregateExec>().filter(|it| it.limit_options().is_none())
+            && let Some(aggregate) = aggregate_in_order(aggregate)?
+        {
+            return Ok(Transformed::yes(Arc::new(aggregate) as Arc<dyn ExecutionPlan>));
         }
         Ok(Transformed::no(node))
     })?;
     Ok(changed.data)
+}
+
+/// An aggregation whose filters and arguments are computed in order; `None`: they are anyway.
+fn aggregate_in_order(aggregate: &AggregateExec) -> Result<Option<AggregateExec>> {
+    let mut is_changed = false;
+    let mut ordered = |expr: &Arc<dyn PhysicalExpr>| {
+        let expr = in_order(Arc::clone(expr))?;
+        is_changed |= expr.transformed;
+        Ok::<_, DataFusionError>(expr.data)
+    };
+    let filters = aggregate.filter_expr().iter().map(|filter| filter.as_ref().map(&mut ordered).transpose());
+    let filters = filters.collect::<Result<Vec<_>>>()?;
+    let mut functions = Vec::with_capacity(aggregate.aggr_expr().len());
+    for function in aggregate.aggr_expr() {
+        let known = function.all_expressions();
+        let args = known.args.iter().map(&mut ordered).collect::<Result<Vec<_>>>()?;
+        // Where it cannot be made anew, it stays.
+        let made = function.with_new_expressions(args, known.order_by_exprs);
+        functions.push(made.map_or_else(|| Arc::clone(function), Arc::new));
+    }
+    if !is_changed {
+        return Ok(None);
+    }
+    let (groups, input) = (aggregate.group_expr().clone(), Arc::clone(aggregate.input()));
+    AggregateExec::try_new(*aggregate.mode(), groups, functions, filters, input, aggregate.input_schema()).map(Some)
 }
 
 /// The condition with its parts in order, where that makes a difference.
@@ -123,7 +133,7 @@ struct ShortCircuit {
 }
 
 impl ShortCircuit {
-    /// Where the left side is neither what decides alone.
+    /// The rows whose right side must be computed: where the left one is unknown, or does not decide alone.
     fn open(&self, left: &BooleanArray) -> Result<BooleanArray, DataFusionError> {
         let holds = match self.connective {
             Connective::And => left.clone(),

@@ -19,6 +19,7 @@ use crate::catalog::QualifiedName;
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::expansion;
+use crate::information;
 use crate::interrupt::{Interrupt, interruptible};
 use crate::names::{ResultNames, folded};
 use crate::providers::StatementCatalog;
@@ -181,7 +182,12 @@ impl StatementContext<'_> {
 
     /// The names of a table's columns, if there is one of this name.
     fn columns_of(&self, transaction: &Transaction, name: &ObjectName) -> Option<Vec<String>> {
-        let table = transaction.catalog.find(&self.resolve(name).ok()?)?;
+        let name = self.resolve(name).ok()?;
+        if name.namespace == information::NAMESPACE {
+            let batch = information::table(&name.name, &transaction.catalog).ok()??;
+            return Some(batch.schema().fields().iter().map(|field| field.name().clone()).collect());
+        }
+        let table = transaction.catalog.find(&name)?;
         Some(table.schema().columns.iter().map(|column| column.name.clone()).collect())
     }
 

@@ -97,7 +97,12 @@ impl ScalarUDFImpl for Arithmetic {
 
     // Columns are known by the names of what they are computed by: it goes by the name that the operator has.
     fn schema_name(&self, args: &[Expr]) -> Result<String, DataFusionError> {
-        Ok(format!("{} {} {}", args[0].schema_name(), self.operator, args[1].schema_name()))
+        let name = |operand: &Expr| match operand {
+            Expr::ScalarFunction(call) if call.func.inner().is::<Self>() => format!("({})", operand.schema_name()),
+            Expr::BinaryExpr(_) => format!("({})", operand.schema_name()),
+            _ => operand.schema_name().to_string(),
+        };
+        Ok(format!("{} {} {}", name(&args[0]), self.operator, name(&args[1])))
     }
 
     fn signature(&self) -> &Signature {

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Date32Type, Float64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, Time64MicrosecondType, TimeUnit,
-    TimestampMicrosecondType,
+    DataType, Date32Type, Float64Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType,
+    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
 };
 use datafusion::common::{DataFusionError, ScalarValue, exec_err};
 use datafusion::logical_expr::{
     ColumnarValue, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
-use highwater_log::value::calendar::{DAYS_MIN, TIMESTAMP_DAYS_END, civil_from_days, days_from_civil, days_in_month};
+use highwater_log::value::calendar::{
+    DATE_DAYS_MAX, DAYS_MIN, TIMESTAMP_DAYS_END, civil_from_days, days_from_civil, days_in_month,
+};
 
 use super::arithmetic::INTERVAL;
 use crate::error::SqlError;
@@ -28,6 +30,10 @@ pub(super) enum Moments {
     Shift { sign: i64, is_swapped: bool },
     /// From one to the other, as an interval.
     Difference,
+    /// A date by a number of days, in this order or swapped.
+    ShiftDays { sign: i64, is_swapped: bool },
+    /// From one date to the other, in days.
+    DifferenceInDays,
     /// An interval by a number, in this order or swapped.
     Scale { is_swapped: bool },
     /// An interval through a number.
@@ -38,6 +44,7 @@ impl Moments {
     pub(super) fn of(left: &DataType, operator: Operator, right: &DataType) -> Option<Self> {
         let is_timestamp = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..));
         let is_moment = |data_type: &DataType| is_timestamp(data_type) || *data_type == DataType::Date32;
+        let is_date = |data_type: &DataType| *data_type == DataType::Date32;
         let is_interval = |data_type: &DataType| matches!(data_type, DataType::Interval(_));
         // A time of day is added to a timestamp like an interval.
         let is_distance = |data_type: &DataType| is_interval(data_type) || matches!(data_type, DataType::Time64(_));
@@ -50,6 +57,16 @@ impl Moments {
             Operator::Minus if is_moment(left) && is_moment(right) && (is_timestamp(left) || is_timestamp(right)) => {
                 Some(Self::Difference)
             }
+            Operator::Plus if is_date(left) && right.is_integer() => {
+                Some(Self::ShiftDays { sign: 1, is_swapped: false })
+            }
+            Operator::Plus if left.is_integer() && is_date(right) => {
+                Some(Self::ShiftDays { sign: 1, is_swapped: true })
+            }
+            Operator::Minus if is_date(left) && right.is_integer() => {
+                Some(Self::ShiftDays { sign: -1, is_swapped: false })
+            }
+            Operator::Minus if is_date(left) && is_date(right) => Some(Self::DifferenceInDays),
             Operator::Multiply if is_interval(left) && right.is_numeric() => Some(Self::Scale { is_swapped: false }),
             Operator::Multiply if left.is_numeric() && is_interval(right) => Some(Self::Scale { is_swapped: true }),
             Operator::Divide if is_interval(left) && right.is_numeric() => Some(Self::Divide),
@@ -65,6 +82,7 @@ impl Moments {
             DataType::Interval(_) => INTERVAL,
             // Not through a timestamp, in which it might not fit.
             DataType::Date32 => DataType::Date32,
+            _ if matches!(self, Self::ShiftDays { .. }) => DataType::Int64,
             _ => DataType::Float64,
         };
         types.iter().map(coerced).collect()
@@ -76,6 +94,8 @@ impl Moments {
                 DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
                 _ => DataType::Timestamp(TimeUnit::Microsecond, None),
             },
+            Self::ShiftDays { .. } => DataType::Date32,
+            Self::DifferenceInDays => DataType::Int64,
             Self::Difference | Self::Scale { .. } | Self::Divide => INTERVAL,
         }
     }
@@ -104,6 +124,27 @@ pub(super) fn compute(moments: Moments, left: &ArrayRef, right: &ArrayRef) -> Re
             });
             Ok(Arc::new(differences.collect::<Result<PrimitiveArray<IntervalMonthDayNanoType>, SqlError>>()?))
         }
+        Moments::ShiftDays { sign, is_swapped } => {
+            let (dates, days) = if is_swapped { (right, left) } else { (left, right) };
+            let (dates, days) = (dates.as_primitive::<Date32Type>(), days.as_primitive::<Int64Type>());
+            let shifted = rows.map(|row| match dates.is_valid(row) && days.is_valid(row) {
+                true => shift_days(dates.value(row), days.value(row), sign).map(Some),
+                false => Ok(None),
+            });
+            Ok(Arc::new(shifted.collect::<Result<PrimitiveArray<Date32Type>, SqlError>>()?))
+        }
+        Moments::DifferenceInDays => {
+            let (left, right) = (left.as_primitive::<Date32Type>(), right.as_primitive::<Date32Type>());
+            let is_infinite = |days: i32| matches!(days, i32::MIN | i32::MAX);
+            let differences = rows.map(|row| match left.is_valid(row) && right.is_valid(row) {
+                true if is_infinite(left.value(row)) || is_infinite(right.value(row)) => {
+                    Err(SqlError::new(sqlstate::DATETIME_FIELD_OVERFLOW, "cannot subtract infinite dates"))
+                }
+                true => Ok(Some(i64::from(left.value(row)) - i64::from(right.value(row)))),
+                false => Ok(None),
+            });
+            Ok(Arc::new(differences.collect::<Result<PrimitiveArray<Int64Type>, SqlError>>()?))
+        }
         Moments::Scale { .. } | Moments::Divide => {
             let (interval, number) = match moments {
                 Moments::Scale { is_swapped: true } => (right, left),
@@ -129,7 +170,7 @@ pub(super) fn compute(moments: Moments, left: &ArrayRef, right: &ArrayRef) -> Re
 }
 
 /// The moments of an array, in microseconds since 1970, infinities as [`i64::MIN`] and [`i64::MAX`].
-fn micros_of(array: &ArrayRef) -> impl Fn(usize) -> Result<Option<i64>, SqlError> + use<'_> {
+pub(super) fn micros_of(array: &ArrayRef) -> impl Fn(usize) -> Result<Option<i64>, SqlError> + use<'_> {
     move |row| {
         if array.is_null(row) {
             return Ok(None);
@@ -171,6 +212,16 @@ fn shift(moment: i64, distance: IntervalMonthDayNano, sign: i64) -> Result<i64, 
     )
 }
 
+fn shift_days(date: i32, days: i64, sign: i64) -> Result<i32, SqlError> {
+    if matches!(date, i32::MIN | i32::MAX) {
+        return Ok(date);
+    }
+    let shifted = days.checked_mul(sign).and_then(|days| days.checked_add(i64::from(date)));
+    let shifted = shifted.filter(|shifted| (DAYS_MIN..=DATE_DAYS_MAX).contains(shifted));
+    let out_of_range = || SqlError::new(sqlstate::DATETIME_FIELD_OVERFLOW, "date out of range");
+    shifted.and_then(|shifted| i32::try_from(shifted).ok()).ok_or_else(out_of_range)
+}
+
 /// Whole days and the time that is left, of one sign.
 fn difference(left: i64, right: i64) -> Result<IntervalMonthDayNano, SqlError> {
     let is_infinite = |moment: i64| matches!(moment, i64::MIN | i64::MAX);
@@ -185,7 +236,7 @@ fn difference(left: i64, right: i64) -> Result<IntervalMonthDayNano, SqlError> {
 /// What is left of a month goes into days of 30 to the month, what is left of a day into the time.
 fn scale(interval: IntervalMonthDayNano, scaled: impl Fn(f64) -> f64) -> Result<IntervalMonthDayNano, SqlError> {
     let whole = |number: f64| match number.trunc() {
-        whole if whole >= f64::from(i32::MIN) && whole <= f64::from(i32::MAX) => Ok(whole as i32),
+        number if number >= f64::from(i32::MIN) && number <= f64::from(i32::MAX) => Ok(number as i32),
         _ => Err(interval_out_of_range()),
     };
     let to_micros = |number: f64| (number * 1e6).round_ties_even() / 1e6;
@@ -222,16 +273,6 @@ fn out_of_range() -> SqlError {
 
 fn interval_out_of_range() -> SqlError {
     SqlError::new(sqlstate::DATETIME_FIELD_OVERFLOW, "interval out of range")
-}
-
-/// The seconds of intervals: years of 365.25 days, months of 30.
-pub(super) fn epoch(intervals: &ArrayRef) -> Result<ArrayRef, SqlError> {
-    let seconds = |interval: IntervalMonthDayNano| {
-        let days =
-            f64::from(interval.months / 12) * 365.25 + f64::from(interval.months % 12 * 30 + interval.days % i32::MAX);
-        days * 86_400.0 + interval.nanoseconds as f64 / 1e9
-    };
-    Ok(Arc::new(intervals_of(intervals)?.unary::<_, Float64Type>(seconds)))
 }
 
 /// `date_trunc(unit, timestamp | timestamptz | date | interval)`.
@@ -398,5 +439,5 @@ impl Unit {
     }
 }
 
-const MICROS_PER_DAY: i64 = 86_400_000_000;
-const NANOS_PER_MICRO: i64 = 1_000;
+pub(super) const MICROS_PER_DAY: i64 = 86_400_000_000;
+pub(super) const NANOS_PER_MICRO: i64 = 1_000;

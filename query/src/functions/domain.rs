@@ -1,5 +1,5 @@
 //! DataFusion's functions with PostgreSQL's domains, outside of which they fail and do not give NaN or infinities; `round` of floats
-//! to the even neighbour; the seconds of an interval.
+//! to the even neighbour.
 
 use std::sync::Arc;
 
@@ -13,13 +13,11 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
-use super::calendar;
 use crate::error::SqlError;
 use crate::sqlstate;
 
 /// The functions that are guarded.
-pub(super) const NAMES: [&str; 11] =
-    ["sqrt", "ln", "log", "log2", "log10", "power", "exp", "acos", "asin", "round", "date_part"];
+pub(super) const NAMES: [&str; 10] = ["sqrt", "ln", "log", "log2", "log10", "power", "exp", "acos", "asin", "round"];
 
 /// A function of one of these names with the domain that it has in PostgreSQL.
 pub(super) fn guarded(inner: Arc<ScalarUDF>) -> ScalarUDF {
@@ -69,18 +67,6 @@ impl ScalarUDFImpl for Guarded {
             && float.data_type().is_floating()
         {
             return rounded(float);
-        }
-        if let ("date_part", [ColumnarValue::Scalar(part), moment]) = (self.name(), &args.args[..]) {
-            let is_epoch = part.try_as_str().flatten().is_some_and(|part| part.eq_ignore_ascii_case("epoch"));
-            if !is_epoch || !matches!(moment.data_type(), DataType::Interval(_)) {
-                return self.inner.invoke_with_args(args);
-            }
-            let is_scalar = matches!(moment, ColumnarValue::Scalar(_));
-            let seconds = calendar::epoch(&moment.to_array(1)?).map_err(SqlError::into_datafusion)?;
-            return Ok(match is_scalar {
-                true => ColumnarValue::Scalar(ScalarValue::try_from_array(&seconds, 0)?),
-                false => ColumnarValue::Array(seconds),
-            });
         }
         let is_scalar = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let rows = if is_scalar { 1 } else { args.number_rows };

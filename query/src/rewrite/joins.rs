@@ -1,16 +1,17 @@
 //! `JOIN … USING` and `NATURAL JOIN`, whose columns are one column each.
 //!
 //! Of a joined pair of columns the planner takes one where SQL says which: the left one of an inner or left join, the right one of a
-//! right join, of a full join whichever is not NULL. It picks by the tables' names for `*`, and always the left one else. So `*` is
-//! written out here, and where a right or a full join is among them, the joins become joins by conditions.
+//! right join, of a full join whichever is not NULL. It picks by the tables' names for `*`, always the left one else, and finds the bare
+//! name ambiguous in a condition. So `*` is written out here, bare names are replaced by what they mean, and the joins become joins by
+//! conditions.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, ExcludeSelectItem, Expr, Ident, Join, JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query,
-    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor, TableWithJoins, VisitMut, VisitorMut,
-    WildcardAdditionalOptions,
+    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableAlias, TableFactor, TableWithJoins, Value,
+    VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 
 use super::call;
@@ -18,6 +19,7 @@ use super::operators::{nested, operation};
 use crate::error::SqlError;
 use crate::names::{column_names, folded};
 use crate::sqlstate;
+use crate::statement::parse_own_query;
 
 /// The names of a table's columns, if it is known.
 pub(crate) type ColumnsOf<'a> = &'a dyn Fn(&ObjectName) -> Option<Vec<String>>;
@@ -27,7 +29,7 @@ pub(crate) type ColumnsOf<'a> = &'a dyn Fn(&ObjectName) -> Option<Vec<String>>;
 /// # Errors
 /// `42703` where a side has no such column; `0A000` where it cannot be told what columns a side has, and it matters.
 pub(crate) fn merge_columns(query: &mut Query, columns_of: ColumnsOf<'_>) -> Result<(), SqlError> {
-    match query.visit(&mut Merger { columns_of, shadowed: HashSet::new() }) {
+    match query.visit(&mut Merger { columns_of, named: HashMap::new() }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -35,16 +37,19 @@ pub(crate) fn merge_columns(query: &mut Query, columns_of: ColumnsOf<'_>) -> Res
 
 struct Merger<'a> {
     columns_of: ColumnsOf<'a>,
-    /// Names of WITH queries, behind which tables may hide.
-    shadowed: HashSet<String>,
+    /// WITH queries, behind which tables may hide, and their columns, if they are known.
+    named: HashMap<String, Option<Vec<String>>>,
 }
 
 impl VisitorMut for Merger<'_> {
     type Break = SqlError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
-        let named = query.with.iter().flat_map(|with| &with.cte_tables);
-        self.shadowed.extend(named.map(|cte| folded(&cte.alias.name)));
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            let columns = renamed(column_names(&cte.query), Some(&cte.alias));
+            // Another query of this name, somewhere else in the text: it is not told which one is meant.
+            self.named.entry(folded(&cte.alias.name)).and_modify(|known| *known = None).or_insert(columns);
+        }
         match self.merge(query) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
@@ -96,23 +101,18 @@ impl Merger<'_> {
         if !select.from.iter().any(has_merged_columns) {
             return Ok(Vec::new());
         }
-        let is_outer = select.from.iter().any(has_right_columns);
-        let outputs = select.from.iter_mut().map(|from| self.joined(from, is_outer));
-        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
-        let merged: Vec<Merged> = if is_outer {
-            let tables = outputs.iter().flat_map(|output| &output.merged);
-            tables.cloned().collect()
-        } else {
-            Vec::new()
+        let outputs = select.from.iter_mut().map(|from| self.joined(from)).collect::<Result<Vec<_>, _>>()?;
+        // Where something else shows the name, too, the planner finds it ambiguous, as it is.
+        let is_alone = |column: &&Merged| {
+            let named = outputs.iter().flat_map(|output| &output.merged).filter(|other| other.is(&column.name)).count();
+            let mut tables = outputs.iter().flat_map(|output| &output.tables);
+            named == 1 && !tables.any(|table| table.shows(&column.name) == Some(true))
         };
+        let merged = outputs.iter().flat_map(|output| &output.merged).filter(is_alone).cloned().collect::<Vec<_>>();
         let mut projection = Vec::with_capacity(select.projection.len());
         for item in std::mem::take(&mut select.projection) {
             match item {
-                SelectItem::Wildcard(options) => match written_out(&outputs) {
-                    Some(items) => projection.extend(items),
-                    None if is_outer => return Err(SqlError::unsupported("* over an outer join of what has no name")),
-                    None => projection.push(SelectItem::Wildcard(options)),
-                },
+                SelectItem::Wildcard(_) => projection.extend(written_out(&outputs)?),
                 SelectItem::UnnamedExpr(Expr::Identifier(name)) if merged.iter().any(|column| column.is(&name)) => {
                     let mut expr = Expr::Identifier(name.clone());
                     replace(&mut expr, &merged);
@@ -135,11 +135,11 @@ impl Merger<'_> {
         Ok(merged)
     }
 
-    /// What a table and those joined to it give, with conditions in the place of names where `is_outer`.
-    fn joined(&self, from: &mut TableWithJoins, is_outer: bool) -> Result<Output, SqlError> {
-        let mut output = self.factor(&mut from.relation, is_outer)?;
+    /// What a table and those joined to it give.
+    fn joined(&self, from: &mut TableWithJoins) -> Result<Output, SqlError> {
+        let mut output = self.factor(&mut from.relation)?;
         for Join { relation, join_operator, .. } in &mut from.joins {
-            let right = self.factor(relation, is_outer)?;
+            let right = self.factor(relation)?;
             let Some((kind, constraint)) = kind_of(join_operator) else {
                 output = output.beside(right);
                 continue;
@@ -149,55 +149,89 @@ impl Merger<'_> {
                     names.iter().filter_map(|name| name.0.last()?.as_ident().cloned()).collect()
                 }
                 JoinConstraint::Natural => output.common(&right)?,
-                _ => {
+                JoinConstraint::On(condition) => {
+                    output = output.beside(right);
+                    replace(condition, &output.merged);
+                    continue;
+                }
+                JoinConstraint::None => {
                     output = output.beside(right);
                     continue;
                 }
             };
-            let pairs = output.take(right, &names, kind)?;
-            *constraint = match is_outer {
-                false => JoinConstraint::Using(names.into_iter().map(|name| ObjectName::from(vec![name])).collect()),
-                true => {
-                    let equal = pairs.into_iter().map(|(left, right)| operation(left, BinaryOperator::Eq, right));
-                    let all = equal.reduce(|all, equal| operation(all, BinaryOperator::And, equal));
-                    all.map_or(JoinConstraint::None, JoinConstraint::On)
-                }
-            };
-            if matches!(constraint, JoinConstraint::None) {
-                return Err(SqlError::unsupported("an outer NATURAL JOIN without a column in common"));
-            }
+            let pairs = output.take(right, &names, kind)?.into_iter();
+            let equal = pairs.map(|(left, right)| operation(left, BinaryOperator::Eq, right));
+            let all = equal.reduce(|all, equal| operation(all, BinaryOperator::And, equal));
+            // Without a column in common, all pairs are joined.
+            *constraint = JoinConstraint::On(all.unwrap_or(Expr::Value(Value::Boolean(true).into())));
         }
         Ok(output)
     }
 
-    fn factor(&self, factor: &mut TableFactor, is_outer: bool) -> Result<Output, SqlError> {
-        if let TableFactor::NestedJoin { table_with_joins, alias: None } = factor {
-            return self.joined(table_with_joins, is_outer);
-        }
-        let (name, alias, mut columns) = match factor {
-            TableFactor::Table { name, alias, args: None, .. } => {
-                let is_shadowed = matches!(&name.0[..], [name] if name.as_ident().is_some_and(|name| self.shadowed.contains(&folded(name))));
-                let columns = if is_shadowed { None } else { (self.columns_of)(name) };
-                (Some(name.clone()), alias.as_ref(), columns)
+    fn factor(&self, factor: &mut TableFactor) -> Result<Output, SqlError> {
+        if let TableFactor::NestedJoin { table_with_joins, alias } = factor {
+            if alias.is_none() {
+                return self.joined(table_with_joins);
             }
-            TableFactor::Derived { subquery, alias, .. } => (None, alias.as_ref(), column_names(subquery)),
-            TableFactor::Table { alias, .. } | TableFactor::NestedJoin { alias, .. } => (None, alias.as_ref(), None),
-            _ => (None, None, None),
-        };
-        let name = alias.map_or(name, |alias| Some(ObjectName::from(vec![alias.name.clone()])));
-        let renamed = alias.map(|alias| alias.columns.iter().map(|column| folded(&column.name)).collect::<Vec<_>>());
-        if let Some(renamed) = renamed.filter(|renamed| !renamed.is_empty()) {
-            columns = match columns {
-                Some(mut known) if known.len() >= renamed.len() => {
-                    known.splice(..renamed.len(), renamed);
-                    Some(known)
-                }
-                // All of them, as nobody renames a part.
-                _ => Some(renamed),
-            };
+            if has_merged_columns(table_with_joins) {
+                // Under a name of its own it is a table like any query's.
+                let columns = self.joined(&mut table_with_joins.clone())?.shown().ok();
+                let subquery = selected((**table_with_joins).clone())?;
+                let alias = alias.take();
+                let output = Output::of(alias.as_ref().map(|alias| &alias.name), renamed(columns, alias.as_ref()));
+                *factor = TableFactor::Derived { lateral: false, subquery: Box::new(subquery), alias, sample: None };
+                return Ok(output);
+            }
         }
-        Ok(Output { merged: Vec::new(), tables: vec![Joined { name, columns, hidden: Vec::new() }] })
+        let (alias, columns) = match factor {
+            TableFactor::Table { name, alias, args: None, .. } => {
+                let columns = match name.0.as_slice() {
+                    [bare] => match bare.as_ident().and_then(|bare| self.named.get(&folded(bare))) {
+                        Some(named) => named.clone(),
+                        None => (self.columns_of)(name),
+                    },
+                    _ => (self.columns_of)(name),
+                };
+                if alias.is_none() {
+                    return Ok(Output { merged: Vec::new(), tables: vec![Joined::new(Some(name.clone()), columns)] });
+                }
+                (alias.as_ref(), columns)
+            }
+            TableFactor::Derived { subquery, alias, .. } => (alias.as_ref(), column_names(subquery)),
+            TableFactor::Table { alias, .. }
+            | TableFactor::NestedJoin { alias, .. }
+            | TableFactor::UNNEST { alias, .. }
+            | TableFactor::Function { alias, .. }
+            | TableFactor::TableFunction { alias, .. } => (alias.as_ref(), None),
+            _ => (None, None),
+        };
+        Ok(Output::of(alias.map(|alias| &alias.name), renamed(columns, alias)))
     }
+}
+
+/// The columns of a table under the names that an alias gives them.
+fn renamed(columns: Option<Vec<String>>, alias: Option<&TableAlias>) -> Option<Vec<String>> {
+    let names: Vec<String> = alias.iter().flat_map(|alias| &alias.columns).map(|column| folded(&column.name)).collect();
+    if names.is_empty() {
+        return columns;
+    }
+    match columns {
+        Some(mut known) if known.len() >= names.len() => {
+            known.splice(..names.len(), names);
+            Some(known)
+        }
+        // All of them, as nobody renames a part.
+        _ => Some(names),
+    }
+}
+
+/// `SELECT * FROM …`.
+fn selected(from: TableWithJoins) -> Result<Query, SqlError> {
+    let mut query = parse_own_query("SELECT * FROM t")?;
+    if let SetExpr::Select(select) = &mut *query.body {
+        select.from = vec![from];
+    }
+    Ok(query)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -212,12 +246,24 @@ enum Kind {
 #[derive(Clone)]
 struct Merged {
     name: Ident,
-    value: Expr,
+    /// The first of these that is not NULL.
+    values: Vec<Expr>,
 }
 
 impl Merged {
+    fn value(&self) -> Expr {
+        first_of(&self.values)
+    }
+
     fn is(&self, name: &Ident) -> bool {
         folded(&self.name) == folded(name)
+    }
+}
+
+fn first_of(values: &[Expr]) -> Expr {
+    match values {
+        [value] => value.clone(),
+        values => call("coalesce", values.to_vec()),
     }
 }
 
@@ -231,6 +277,10 @@ struct Joined {
 }
 
 impl Joined {
+    const fn new(name: Option<ObjectName>, columns: Option<Vec<String>>) -> Self {
+        Self { name, columns, hidden: Vec::new() }
+    }
+
     fn shows(&self, name: &Ident) -> Option<bool> {
         if self.hidden.iter().any(|hidden| folded(hidden) == folded(name)) {
             return Some(false);
@@ -246,6 +296,11 @@ struct Output {
 }
 
 impl Output {
+    fn of(name: Option<&Ident>, columns: Option<Vec<String>>) -> Self {
+        let name = name.map(|name| ObjectName::from(vec![name.clone()]));
+        Self { merged: Vec::new(), tables: vec![Joined::new(name, columns)] }
+    }
+
     fn beside(mut self, right: Self) -> Self {
         self.merged.extend(right.merged);
         self.tables.extend(right.tables);
@@ -258,13 +313,13 @@ impl Output {
         let mut pairs = Vec::with_capacity(names.len());
         for name in names {
             let (left, right) = (self.hide(name)?, right.hide(name)?);
-            let value = match kind {
-                Kind::Left => left.clone(),
-                Kind::Right => right.clone(),
-                Kind::Full => call("coalesce", vec![left.clone(), right.clone()]),
+            pairs.push((first_of(&left), first_of(&right)));
+            let values = match kind {
+                Kind::Left => left,
+                Kind::Right => right,
+                Kind::Full => [left, right].concat(),
             };
-            merged.push(Merged { name: name.clone(), value });
-            pairs.push((left, right));
+            merged.push(Merged { name: name.clone(), values });
         }
         merged.append(&mut self.merged);
         merged.append(&mut right.merged);
@@ -273,10 +328,10 @@ impl Output {
         Ok(pairs)
     }
 
-    /// Takes a column out of what is shown by itself; returns what it is.
-    fn hide(&mut self, name: &Ident) -> Result<Expr, SqlError> {
+    /// Takes a column out of what is shown by itself; returns what it is, the first of them that is not NULL.
+    fn hide(&mut self, name: &Ident) -> Result<Vec<Expr>, SqlError> {
         if let Some(known) = self.merged.iter().position(|merged| merged.is(name)) {
-            return Ok(self.merged.remove(known).value);
+            return Ok(self.merged.remove(known).values);
         }
         let has = |table: &Joined| table.shows(name) == Some(true);
         let may_have = |table: &Joined| table.shows(name).is_none();
@@ -307,7 +362,7 @@ impl Output {
         };
         let mut parts: Vec<Ident> = qualifier.0.iter().filter_map(|part| part.as_ident().cloned()).collect();
         parts.push(name.clone());
-        Ok(Expr::CompoundIdentifier(parts))
+        Ok(vec![Expr::CompoundIdentifier(parts)])
     }
 
     /// The columns of NATURAL JOIN, in the order of the left side.
@@ -331,12 +386,12 @@ impl Output {
     }
 }
 
-/// The items of `*`; `None`: some table has no name.
-fn written_out(outputs: &[Output]) -> Option<Vec<SelectItem>> {
+/// The items of `*`.
+fn written_out(outputs: &[Output]) -> Result<Vec<SelectItem>, SqlError> {
     let mut items = Vec::new();
     for Output { merged, tables } in outputs {
-        let merged = merged.iter().cloned();
-        items.extend(merged.map(|Merged { name, value }| SelectItem::ExprWithAlias { expr: value, alias: name }));
+        let merged = merged.iter();
+        items.extend(merged.map(|it| SelectItem::ExprWithAlias { expr: it.value(), alias: it.name.clone() }));
         for table in tables {
             let is_empty = table.columns.as_ref().is_some_and(|columns| columns.len() == table.hidden.len());
             if is_empty {
@@ -345,11 +400,14 @@ fn written_out(outputs: &[Output]) -> Option<Vec<SelectItem>> {
             let hidden = table.hidden.iter().map(|hidden| ObjectName::from(vec![hidden.clone()])).collect::<Vec<_>>();
             let opt_exclude = (!hidden.is_empty()).then_some(ExcludeSelectItem::Multiple(hidden));
             let options = WildcardAdditionalOptions { opt_exclude, ..WildcardAdditionalOptions::default() };
-            let kind = SelectItemQualifiedWildcardKind::ObjectName(table.name.clone()?);
+            let Some(name) = table.name.clone() else {
+                return Err(SqlError::unsupported("* over USING beside a table without a name"));
+            };
+            let kind = SelectItemQualifiedWildcardKind::ObjectName(name);
             items.push(SelectItem::QualifiedWildcard(kind, options));
         }
     }
-    Some(items)
+    Ok(items)
 }
 
 fn kind_of(operator: &mut JoinOperator) -> Option<(Kind, &mut JoinConstraint)> {
@@ -365,26 +423,15 @@ fn kind_of(operator: &mut JoinOperator) -> Option<(Kind, &mut JoinConstraint)> {
 }
 
 fn has_merged_columns(from: &TableWithJoins) -> bool {
-    any_join(from, &|operator| {
-        let mut operator = operator.clone();
-        matches!(kind_of(&mut operator), Some((_, JoinConstraint::Using(_) | JoinConstraint::Natural)))
-    })
-}
-
-fn has_right_columns(from: &TableWithJoins) -> bool {
-    any_join(from, &|operator| {
-        let mut operator = operator.clone();
-        let found = kind_of(&mut operator);
-        matches!(found, Some((Kind::Right | Kind::Full, JoinConstraint::Using(_) | JoinConstraint::Natural)))
-    })
-}
-
-fn any_join(from: &TableWithJoins, is_it: &dyn Fn(&JoinOperator) -> bool) -> bool {
-    let inner = |factor: &TableFactor| match factor {
-        TableFactor::NestedJoin { table_with_joins, .. } => any_join(table_with_joins, is_it),
+    let in_factor = |factor: &TableFactor| match factor {
+        TableFactor::NestedJoin { table_with_joins, .. } => has_merged_columns(table_with_joins),
         _ => false,
     };
-    inner(&from.relation) || from.joins.iter().any(|join| is_it(&join.join_operator) || inner(&join.relation))
+    let merges = |operator: &JoinOperator| {
+        let mut operator = operator.clone();
+        matches!(kind_of(&mut operator), Some((_, JoinConstraint::Using(_) | JoinConstraint::Natural)))
+    };
+    in_factor(&from.relation) || from.joins.iter().any(|join| merges(&join.join_operator) || in_factor(&join.relation))
 }
 
 fn result_name(item: &SelectItem) -> Option<String> {
@@ -422,7 +469,7 @@ impl VisitorMut for Replacer<'_> {
             && let Expr::Identifier(name) = expr
             && let Some(merged) = self.merged.iter().find(|merged| merged.is(name))
         {
-            *expr = nested(merged.value.clone());
+            *expr = nested(merged.value());
         }
         ControlFlow::Continue(())
     }

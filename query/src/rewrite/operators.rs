@@ -14,16 +14,23 @@ pub(super) fn any_of(left: &Expr, op: &BinaryOperator, array: &Expr) -> Result<O
         (BinaryOperator::Eq, Expr::Array(array)) if !array.elem.is_empty() => {
             Some(in_list(left, array.elem.clone(), false))
         }
-        // The planner's own search in an array knows no NULL.
-        (BinaryOperator::Eq, _) => {
-            let differs = Expr::AllOp {
-                left: Box::new(left.clone()),
-                compare_op: BinaryOperator::NotEq,
-                right: Box::new(array.clone()),
-            };
-            Some(Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(nested(differs)) })
-        }
-        _ => None,
+        // What the planner makes of ANY knows no NULL in the array, what it makes of ALL does.
+        _ => negated(op).map(|compare_op| {
+            let all = Expr::AllOp { left: Box::new(left.clone()), compare_op, right: Box::new(array.clone()) };
+            Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(nested(all)) }
+        }),
+    })
+}
+
+fn negated(op: &BinaryOperator) -> Option<BinaryOperator> {
+    Some(match op {
+        BinaryOperator::Eq => BinaryOperator::NotEq,
+        BinaryOperator::NotEq => BinaryOperator::Eq,
+        BinaryOperator::Lt => BinaryOperator::GtEq,
+        BinaryOperator::LtEq => BinaryOperator::Gt,
+        BinaryOperator::Gt => BinaryOperator::LtEq,
+        BinaryOperator::GtEq => BinaryOperator::Lt,
+        _ => return None,
     })
 }
 
@@ -48,26 +55,35 @@ fn check_array(array: &Expr) -> Result<(), SqlError> {
 }
 
 fn in_list(left: &Expr, list: Vec<Expr>, negated: bool) -> Expr {
-    let expr = Box::new(left.clone());
-    rows_in_list(&expr, &list, negated).unwrap_or(Expr::InList { expr, list, negated })
+    Expr::InList { expr: Box::new(left.clone()), list, negated }
 }
 
 /// `(a, b) IN ((1, 2), (3, 4))`, row by row.
-pub(super) fn rows_in_list(row: &Expr, list: &[Expr], negated: bool) -> Option<Expr> {
-    let equal = |other: &Expr| match (row, other) {
-        (Expr::Tuple(left), Expr::Tuple(right)) => compared_rows(left, &BinaryOperator::Eq, right),
-        _ => None,
-    };
-    let found = balanced(list.iter().map(equal).collect::<Option<Vec<_>>>()?, &BinaryOperator::Or)?;
-    Some(match negated {
+pub(super) fn rows_in_list(row: &Expr, list: &[Expr], negated: bool) -> Result<Option<Expr>, SqlError> {
+    if !matches!(row, Expr::Tuple(_)) {
+        return Ok(None);
+    }
+    let equal = list.iter().map(|other| compared(row.clone(), &BinaryOperator::Eq, other.clone()));
+    let found = balanced(equal.collect::<Result<_, _>>()?, &BinaryOperator::Or);
+    Ok(found.map(|found| match negated {
         true => Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(nested(found)) },
         false => nested(found),
-    })
+    }))
+}
+
+/// `row IS NULL`, `row IS NOT NULL`: all of its columns are, or are not.
+pub(super) fn row_is_null(row: &Expr, is_negated: bool) -> Option<Expr> {
+    let Expr::Tuple(columns) = row else { return None };
+    let tested = columns.iter().map(|column| {
+        let column = Box::new(nested(column.clone()));
+        if is_negated { Expr::IsNotNull(column) } else { Expr::IsNull(column) }
+    });
+    balanced(tested.collect(), &BinaryOperator::And).map(nested)
 }
 
 pub(super) fn binary(left: &Expr, op: &BinaryOperator, right: &Expr) -> Result<Option<Expr>, SqlError> {
     Ok(match (left, op, right) {
-        (Expr::Tuple(left), op, Expr::Tuple(right)) => compared_rows(left, op, right).map(nested),
+        (Expr::Tuple(left), op, Expr::Tuple(right)) => compared_rows(left, op, right)?.map(nested),
         (_, BinaryOperator::HashArrow | BinaryOperator::HashLongArrow, _) => {
             return Err(SqlError::unsupported(&format!("the operator {op}")));
         }
@@ -96,31 +112,45 @@ pub(super) fn unary(op: UnaryOperator, operand: &Expr) -> Option<Expr> {
 }
 
 /// Rows compared column by column: what the columns before leave open is decided by the next one.
-fn compared_rows(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Option<Expr> {
-    if left.len() != right.len() {
-        return None;
-    }
-    let pairs = || left.iter().zip(right).map(|(left, right)| (left.clone(), right.clone()));
-    let all = |op: &BinaryOperator, connective| {
-        balanced(pairs().map(|(left, right)| nested(operation(left, op.clone(), right))).collect(), connective)
-    };
+fn compared_rows(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Result<Option<Expr>, SqlError> {
     let strict = match op {
-        BinaryOperator::Eq => return all(op, &BinaryOperator::And),
-        BinaryOperator::NotEq => return all(op, &BinaryOperator::Or),
-        BinaryOperator::Lt | BinaryOperator::LtEq => BinaryOperator::Lt,
-        BinaryOperator::Gt | BinaryOperator::GtEq => BinaryOperator::Gt,
-        _ => return None,
+        BinaryOperator::Eq | BinaryOperator::NotEq => None,
+        BinaryOperator::Lt | BinaryOperator::LtEq => Some(BinaryOperator::Lt),
+        BinaryOperator::Gt | BinaryOperator::GtEq => Some(BinaryOperator::Gt),
+        _ => return Ok(None),
+    };
+    if left.len() != right.len() {
+        return Err(SqlError::syntax("unequal number of entries in row expressions"));
+    }
+    let pairs = left.iter().cloned().zip(right.iter().cloned());
+    let Some(strict) = strict else {
+        let parts = pairs.map(|(left, right)| compared(left, op, right)).collect::<Result<_, _>>()?;
+        let connective = if *op == BinaryOperator::Eq { BinaryOperator::And } else { BinaryOperator::Or };
+        return Ok(balanced(parts, &connective));
     };
     // From the last column, which alone decides as written.
-    pairs().rev().fold(None, |rest, (left, right)| match rest {
-        None => Some(operation(left, op.clone(), right)),
-        Some(rest) => {
-            let before = operation(left.clone(), strict.clone(), right.clone());
-            let equal = operation(left, BinaryOperator::Eq, right);
-            let then = nested(operation(equal, BinaryOperator::And, nested(rest)));
-            Some(operation(before, BinaryOperator::Or, then))
-        }
-    })
+    let mut rest = None;
+    for (left, right) in pairs.rev() {
+        rest = Some(match rest {
+            None => compared(left, op, right)?,
+            Some(rest) => {
+                let before = compared(left.clone(), &strict, right.clone())?;
+                let equal = compared(left, &BinaryOperator::Eq, right)?;
+                let then = nested(operation(equal, BinaryOperator::And, nested(rest)));
+                operation(before, BinaryOperator::Or, then)
+            }
+        });
+    }
+    Ok(rest)
+}
+
+/// Two columns of rows, which may be rows.
+fn compared(left: Expr, op: &BinaryOperator, right: Expr) -> Result<Expr, SqlError> {
+    let rows = match (&left, &right) {
+        (Expr::Tuple(left), Expr::Tuple(right)) => compared_rows(left, op, right)?,
+        _ => None,
+    };
+    Ok(nested(rows.unwrap_or_else(|| operation(left, op.clone(), right))))
 }
 
 /// The parts under one connective, in a tree as low as may be.
@@ -133,7 +163,12 @@ fn balanced(mut parts: Vec<Expr>, connective: &BinaryOperator) -> Option<Expr> {
     Some(nested(operation(left, connective.clone(), right)))
 }
 
-pub(super) fn is_power(expr: &Expr) -> bool {
+/// `-a ^ b`, however many signs there are.
+pub(super) fn is_signed_power(expr: &Expr) -> bool {
+    let mut expr = expr;
+    while let Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand } = expr {
+        expr = operand;
+    }
     matches!(expr, Expr::BinaryOp { op: BinaryOperator::PGExp, .. })
 }
 
