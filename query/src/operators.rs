@@ -205,22 +205,21 @@ fn make_alike(left: &mut Expr, right: &mut Expr, schema: &DFSchema) -> bool {
             }
             true
         }
-        // The infinities stay what they are.
-        (ElementType::Timestamp(_), moment @ ElementType::TimestampTz(_)) => {
-            *left = cast_to(std::mem::take(left), moment);
+        // DataFusion compares them in nanoseconds, which do not reach far, and has no infinities.
+        (ElementType::Date | ElementType::Timestamp(_), ElementType::TimestampTz(_)) => {
+            *left = cast_to(std::mem::take(left), ElementType::TimestampTz(6));
             true
         }
-        (moment @ ElementType::TimestampTz(_), ElementType::Timestamp(_)) => {
-            *right = cast_to(std::mem::take(right), moment);
+        (ElementType::TimestampTz(_), ElementType::Date | ElementType::Timestamp(_)) => {
+            *right = cast_to(std::mem::take(right), ElementType::TimestampTz(6));
             true
         }
-        // DataFusion compares them in nanoseconds, which do not reach far.
-        (ElementType::Date, moment @ (ElementType::Timestamp(_) | ElementType::TimestampTz(_))) => {
-            *left = cast_to(std::mem::take(left), moment);
+        (ElementType::Date, ElementType::Timestamp(_)) => {
+            *left = cast_to(std::mem::take(left), ElementType::Timestamp(6));
             true
         }
-        (moment @ (ElementType::Timestamp(_) | ElementType::TimestampTz(_)), ElementType::Date) => {
-            *right = cast_to(std::mem::take(right), moment);
+        (ElementType::Timestamp(_), ElementType::Date) => {
+            *right = cast_to(std::mem::take(right), ElementType::Timestamp(6));
             true
         }
         _ => false,

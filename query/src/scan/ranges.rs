@@ -3,15 +3,16 @@
 use arrow::array::ArrayRef;
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::expr::{InList, ScalarFunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use highwater_log::key;
 use highwater_log::schema::ColumnSchema;
 use highwater_log::sequencer::KeyRange;
-use highwater_log::value::OwnedValue;
+use highwater_log::value::{ColumnType, ElementType, OwnedValue};
 use highwater_materializers::Table;
 
 use super::is_key_order_sql_order;
+use crate::cast::CAST;
 use crate::types;
 
 /// The ranges of keys outside of which no row passes the filters: disjoint, rising.
@@ -109,6 +110,16 @@ fn bounded(prefix: &[u8], column: &ColumnSchema, filters: &[Expr]) -> KeyRange {
                         narrow(swapped, value);
                     }
                 }
+                (Expr::ScalarFunction(cast), Expr::Literal(value, _)) if is_cast_of(cast, column) => {
+                    if let Some((op, value)) = before_the_cast(*op, value, column) {
+                        narrow(op, &value);
+                    }
+                }
+                (Expr::Literal(value, _), Expr::ScalarFunction(cast)) if is_cast_of(cast, column) => {
+                    if let Some((op, value)) = op.swap().and_then(|op| before_the_cast(op, value, column)) {
+                        narrow(op, &value);
+                    }
+                }
                 _ => {}
             },
             Expr::Between(between) if !between.negated => {
@@ -127,6 +138,43 @@ fn bounded(prefix: &[u8], column: &ColumnSchema, filters: &[Expr]) -> KeyRange {
         range.end = Some(range.start.clone());
     }
     range
+}
+
+fn is_cast_of(function: &ScalarFunction, column: &ColumnSchema) -> bool {
+    // To one that keeps every digit of it.
+    let is_whole = |name: &str| {
+        matches!(name.parse(), Ok(ColumnType::Scalar(ElementType::Timestamp(6) | ElementType::TimestampTz(6))))
+    };
+    match &function.args[..] {
+        [Expr::Column(named), Expr::Literal(ScalarValue::Utf8(Some(name)), _)] => {
+            function.func.name() == CAST && named.name == column.name && is_whole(name)
+        }
+        _ => false,
+    }
+}
+
+/// A comparison of a date or timestamp that was cast to be compared with a moment, as one of the column itself that no row fails
+/// which passes the filter.
+fn before_the_cast(op: Operator, value: &ScalarValue, column: &ColumnSchema) -> Option<(Operator, ScalarValue)> {
+    let ScalarValue::TimestampMicrosecond(Some(micros), _) = value else { return None };
+    // The infinities lie beyond all dates, of which some lie beyond all timestamps.
+    if matches!(*micros, i64::MIN | i64::MAX) {
+        return None;
+    }
+    match column.column_type {
+        ColumnType::Scalar(ElementType::Timestamp(_)) => {
+            Some((op, ScalarValue::TimestampMicrosecond(Some(*micros), None)))
+        }
+        ColumnType::Scalar(ElementType::Date) => {
+            let day = ScalarValue::Date32(Some(i32::try_from(micros.div_euclid(MICROS_PER_DAY)).ok()?));
+            match op {
+                Operator::Gt | Operator::GtEq => Some((Operator::GtEq, day)),
+                Operator::Lt | Operator::LtEq => Some((Operator::LtEq, day)),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
 }
 
 /// All keys that begin with a prefix.
@@ -160,3 +208,4 @@ fn stored_value(literal: &ScalarValue, column: &ColumnSchema) -> Option<OwnedVal
 }
 
 const RANGES_MAX: usize = 1024;
+const MICROS_PER_DAY: i64 = 86_400_000_000;
