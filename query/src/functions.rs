@@ -3,6 +3,7 @@
 mod arithmetic;
 mod calendar;
 mod date_part;
+mod date_trunc;
 mod domain;
 mod single;
 mod sum;
@@ -24,7 +25,7 @@ use crate::cast::{assign_function, cast_function};
 pub(crate) fn register(registry: &mut dyn FunctionRegistry) -> Result<(), DataFusionError> {
     registry.register_udf(Arc::new(cast_function()))?;
     registry.register_udf(Arc::new(assign_function()))?;
-    registry.register_udf(Arc::new(calendar::date_trunc_function()))?;
+    registry.register_udf(Arc::new(date_trunc::date_trunc_function()))?;
     registry.register_udf(Arc::new(date_part::date_part_function()))?;
     for name in domain::NAMES {
         let known = registry.udf(name)?;

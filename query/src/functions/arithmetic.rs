@@ -10,6 +10,7 @@ use arrow::compute::try_binary;
 use arrow::datatypes::{DataType, Float32Type, Float64Type, IntervalUnit};
 use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -125,56 +126,51 @@ impl ScalarUDFImpl for Arithmetic {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
         let types: Vec<DataType> = args.args.iter().map(ColumnarValue::data_type).collect();
-        let [left, right] = &args.args[..] else {
-            return Err(SqlError::internal("an operator takes two operands").into_datafusion());
-        };
-        let is_scalar = matches!((left, right), (ColumnarValue::Scalar(_), ColumnarValue::Scalar(_)));
-        let result = match self.operation(&types)? {
-            Operation::Integers(_) => self.integers(left, right)?,
-            Operation::Floats(float) => {
-                let rows = if is_scalar { 1 } else { args.number_rows };
-                let (left, right) = (left.to_array(rows)?, right.to_array(rows)?);
-                match float {
-                    DataType::Float32 => self.floats::<Float32Type>(&left, &right)?,
-                    _ => self.floats::<Float64Type>(&left, &right)?,
-                }
+        match self.operation(&types)? {
+            Operation::Integers(_) => self.integers(&args.args),
+            Operation::Floats(DataType::Float32) => {
+                make_scalar_function(|args| self.floats::<Float32Type>(args), Vec::new())(&args.args)
+            }
+            Operation::Floats(_) => {
+                make_scalar_function(|args| self.floats::<Float64Type>(args), Vec::new())(&args.args)
             }
             Operation::Moments(moments) => {
-                let rows = if is_scalar { 1 } else { args.number_rows };
-                let result = calendar::compute(moments, &left.to_array(rows)?, &right.to_array(rows)?);
-                result.map_err(SqlError::into_datafusion)?
+                let compute = |args: &[ArrayRef]| {
+                    calendar::compute(moments, &args[0], &args[1]).map_err(SqlError::into_datafusion)
+                };
+                make_scalar_function(compute, Vec::new())(&args.args)
             }
-        };
-        Ok(match is_scalar {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?),
-            false => ColumnarValue::Array(result),
-        })
+        }
     }
 }
 
 impl Arithmetic {
-    fn integers(&self, left: &ColumnarValue, right: &ColumnarValue) -> Result<ArrayRef, DataFusionError> {
+    /// Arrow's kernels take a scalar as one.
+    fn integers(&self, operands: &[ColumnarValue]) -> Result<ColumnarValue, DataFusionError> {
         let kernel = match self.operator {
             Operator::Plus => numeric::add,
             Operator::Minus => numeric::sub,
             _ => numeric::mul,
         };
-        Ok(match (left, right) {
-            (ColumnarValue::Array(left), ColumnarValue::Array(right)) => kernel(left, right)?,
-            (ColumnarValue::Array(left), ColumnarValue::Scalar(right)) => {
+        let result = match operands {
+            [ColumnarValue::Array(left), ColumnarValue::Array(right)] => kernel(left, right)?,
+            [ColumnarValue::Array(left), ColumnarValue::Scalar(right)] => {
                 kernel(left, &Scalar::new(right.to_array()?))?
             }
-            (ColumnarValue::Scalar(left), ColumnarValue::Array(right)) => {
+            [ColumnarValue::Scalar(left), ColumnarValue::Array(right)] => {
                 kernel(&Scalar::new(left.to_array()?), right)?
             }
-            (ColumnarValue::Scalar(left), ColumnarValue::Scalar(right)) => {
-                kernel(&left.to_array()?, &right.to_array()?)?
+            [ColumnarValue::Scalar(left), ColumnarValue::Scalar(right)] => {
+                let result = kernel(&left.to_array()?, &right.to_array()?)?;
+                return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?));
             }
-        })
+            _ => return Err(SqlError::internal("an operator takes two operands").into_datafusion()),
+        };
+        Ok(ColumnarValue::Array(result))
     }
 
     /// PostgreSQL's `float8pl` and its like: what comes out of finite numbers is finite, and not zero unless it is exact.
-    fn floats<T: ArrowPrimitiveType>(&self, left: &ArrayRef, right: &ArrayRef) -> Result<ArrayRef, DataFusionError>
+    fn floats<T: ArrowPrimitiveType>(&self, operands: &[ArrayRef]) -> Result<ArrayRef, DataFusionError>
     where
         T::Native: Into<f64>,
     {
@@ -194,7 +190,11 @@ impl Arithmetic {
             }
             Ok(result)
         };
-        Ok(Arc::new(try_binary::<_, _, _, T>(left.as_primitive::<T>(), right.as_primitive::<T>(), compute)?))
+        Ok(Arc::new(try_binary::<_, _, _, T>(
+            operands[0].as_primitive::<T>(),
+            operands[1].as_primitive::<T>(),
+            compute,
+        )?))
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array};
 use arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalMonthDayNanoType, Time64MicrosecondType, TimeUnit};
-use datafusion::common::{DataFusionError, ScalarValue, exec_err};
+use datafusion::common::{DataFusionError, exec_err};
+use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use highwater_log::value::calendar::{civil_from_days, days_from_civil};
 
@@ -60,14 +61,11 @@ impl ScalarUDFImpl for DatePart {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
-        let is_scalar = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
-        let rows = if is_scalar { 1 } else { args.number_rows };
-        let (fields, sources) = (args.args[0].to_array(rows)?, args.args[1].to_array(rows)?);
-        let parts: ArrayRef = Arc::new(parts(&fields, &sources).map_err(SqlError::into_datafusion)?);
-        Ok(match is_scalar {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&parts, 0)?),
-            false => ColumnarValue::Array(parts),
-        })
+        let parts = |args: &[ArrayRef]| match parts(&args[0], &args[1]) {
+            Ok(parts) => Ok(Arc::new(parts) as ArrayRef),
+            Err(error) => Err(error.into_datafusion()),
+        };
+        make_scalar_function(parts, Vec::new())(&args.args)
     }
 }
 

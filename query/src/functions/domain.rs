@@ -6,7 +6,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, Float32Type, Float64Type};
-use datafusion::common::{DataFusionError, ScalarValue};
+use datafusion::common::DataFusionError;
+use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{
@@ -66,7 +67,7 @@ impl ScalarUDFImpl for Guarded {
         if let ("round", [float]) = (self.name(), &args.args[..])
             && float.data_type().is_floating()
         {
-            return rounded(float);
+            return make_scalar_function(rounded, Vec::new())(&args.args);
         }
         let is_scalar = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let rows = if is_scalar { 1 } else { args.number_rows };
@@ -74,8 +75,10 @@ impl ScalarUDFImpl for Guarded {
         let inputs = args.args.iter().map(numbers).collect::<Result<Vec<ArrayRef>, DataFusionError>>()?;
         let inputs: Vec<_> = inputs.iter().map(|input| input.as_primitive::<Float64Type>()).collect();
         let is_given = |row: usize| inputs.iter().all(|input| input.is_valid(row));
+        let mut values = Vec::with_capacity(inputs.len());
         for row in (0..rows).filter(|row| is_given(*row)) {
-            let values: Vec<f64> = inputs.iter().map(|input| input.value(row)).collect();
+            values.clear();
+            values.extend(inputs.iter().map(|input| input.value(row)));
             check(self.name(), &values).map_err(SqlError::into_datafusion)?;
         }
         let result = self.inner.invoke_with_args(args)?;
@@ -120,19 +123,14 @@ fn check(name: &str, values: &[f64]) -> Result<(), SqlError> {
     }
 }
 
-fn rounded(value: &ColumnarValue) -> Result<ColumnarValue, DataFusionError> {
-    let array = value.to_array(1)?;
-    let rounded: ArrayRef = match array.data_type() {
+fn rounded(args: &[ArrayRef]) -> Result<ArrayRef, DataFusionError> {
+    Ok(match args[0].data_type() {
         DataType::Float32 => {
-            Arc::new(array.as_primitive::<Float32Type>().unary::<_, Float32Type>(f32::round_ties_even))
+            Arc::new(args[0].as_primitive::<Float32Type>().unary::<_, Float32Type>(f32::round_ties_even))
         }
         _ => {
-            let array = cast(&array, &DataType::Float64)?;
-            Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(f64::round_ties_even))
+            let numbers = cast(&args[0], &DataType::Float64)?;
+            Arc::new(numbers.as_primitive::<Float64Type>().unary::<_, Float64Type>(f64::round_ties_even))
         }
-    };
-    Ok(match value {
-        ColumnarValue::Scalar(_) => ColumnarValue::Scalar(ScalarValue::try_from_array(&rounded, 0)?),
-        ColumnarValue::Array(_) => ColumnarValue::Array(rounded),
     })
 }
