@@ -18,7 +18,7 @@ mod postgres;
 use postgres::Postgres;
 
 /// So many statements run on both at least.
-const SHARED_STATEMENTS_MIN: usize = 1_100;
+const SHARED_STATEMENTS_MIN: usize = 1_300;
 
 struct Highwater {
     session: Session,

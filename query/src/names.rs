@@ -1,149 +1,240 @@
-//! Names of result columns, as PostgreSQL gives them, where the planner wants them unlike one another.
+//! Names of result columns, as PostgreSQL gives them, where the planner gives others, or wants them unlike one another.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 
 use arrow::datatypes::Schema;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, CastKind, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr,
+    AccessExpr, CastKind, Distinct, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem,
+    SelectItemQualifiedWildcardKind, SetExpr, TableAlias, TableFactor, VisitMut, VisitorMut,
 };
 
+use crate::error::SqlError;
+use crate::rewrite::is_session_word;
 use crate::sql_type;
+use crate::sqlstate;
 
-/// What the columns of a query's result are to be called.
-#[derive(Debug, Default)]
-pub(crate) struct ResultNames {
-    /// One for each item of the select list; `None`: a wildcard.
-    items: Vec<Option<String>>,
-}
-
-impl ResultNames {
-    /// Notes the names of a query's columns, before it is rewritten.
-    pub(crate) fn note(query: &mut Query) -> Self {
-        let Some(select) = first_select(query) else { return Self::default() };
-        let name = |item: &SelectItem| match item {
-            SelectItem::UnnamedExpr(expr) => Some(column_name(expr)),
-            SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
-            _ => None,
-        };
-        Self { items: select.projection.iter().map(name).collect() }
-    }
-
-    /// Gives items that the planner would take for duplicates a name of their own.
-    pub(crate) fn make_unlike(query: &mut Query) {
-        let names = Self::note(query);
-        let mut order_by = std::mem::take(&mut query.order_by);
-        let Some(select) = first_select(query) else {
-            query.order_by = order_by;
-            return;
-        };
-        let has_wildcard = select.projection.iter().any(is_wildcard);
-        let is_distinct = select.distinct.is_some();
-        let mut seen = HashSet::new();
-        for (index, item) in select.projection.iter_mut().enumerate() {
-            let shown = match item {
-                SelectItem::UnnamedExpr(expr) => expr.to_string(),
-                SelectItem::ExprWithAlias { alias, .. } => folded(alias),
-                _ => continue,
-            };
-            let is_unnamed = matches!(item, SelectItem::UnnamedExpr(_));
-            let is_column = matches!(item, SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)));
-            // What differs in writing may still be one expression to the planner: `(a + b)` and `a + b`.
-            let may_collide = is_unnamed && !is_column && !is_distinct;
-            if !seen.insert(shown) || (has_wildcard && is_unnamed) || may_collide {
-                let alias = Ident::with_quote('"', format!("{UNIQUE_PREFIX}{index}"));
-                if let Some(Some(name)) = names.items.get(index) {
-                    rename_in_order(&mut order_by, name, &alias);
-                }
-                let expr = match item {
-                    SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => expr.clone(),
-                    _ => continue,
-                };
-                *item = SelectItem::ExprWithAlias { expr, alias };
-            }
-        }
-        query.order_by = order_by;
-    }
-
-    /// The names of a result whose planned columns are those of `schema`.
-    pub(crate) fn of(&self, schema: &Schema) -> Vec<String> {
-        let planned: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-        let named = self.items.iter().flatten().count();
-        let wildcards = self.items.len() - named;
-        if self.items.is_empty() || planned.len() < named || (wildcards == 0 && planned.len() != named) {
-            return planned;
-        }
-        if wildcards > 1 {
-            // How wide each is cannot be told: only the names that were made unlike are put right.
-            let own =
-                |name: String| match name.strip_prefix(UNIQUE_PREFIX).and_then(|index| index.parse::<usize>().ok()) {
-                    Some(index) => self.items.get(index).cloned().flatten().unwrap_or(name),
-                    None => name,
-                };
-            return planned.into_iter().map(own).collect();
-        }
-        let width = planned.len() - named;
-        let mut planned = planned.into_iter();
-        let mut names = Vec::new();
-        for item in &self.items {
-            match item {
-                Some(name) => {
-                    planned.next();
-                    names.push(name.clone());
-                }
-                None => names.extend(planned.by_ref().take(width)),
-            }
-        }
-        names
+/// Names the columns of a query and of those in it, before expressions are rewritten and show no more what they were.
+///
+/// # Errors
+/// `42702` where ORDER BY or DISTINCT ON name several.
+pub(crate) fn name_columns(query: &mut Query) -> Result<(), SqlError> {
+    name_columns_of(query, false)?;
+    match query.visit(&mut Namer) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
     }
 }
 
-/// The names of a query's columns, if its text tells them.
-pub(crate) fn column_names(query: &Query) -> Option<Vec<String>> {
+/// The names of a result whose planned columns are those of `schema`.
+pub(crate) fn result_names(schema: &Schema) -> impl Iterator<Item = &str> {
+    schema.fields().iter().map(|field| given_name(field.name()))
+}
+
+struct Namer;
+
+impl VisitorMut for Namer {
+    type Break = SqlError;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        for cte in query.with.iter_mut().flat_map(|with| &mut with.cte_tables) {
+            let is_known = !is_renamed(&cte.query, Some(&cte.alias));
+            if let Err(error) = name_columns_of(&mut cte.query, is_known) {
+                return ControlFlow::Break(error);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
+        let TableFactor::Derived { subquery, alias, .. } = factor else { return ControlFlow::Continue(()) };
+        let is_known = !is_renamed(subquery, alias.as_ref());
+        name_columns_of(subquery, is_known).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+        let Expr::Exists { subquery, .. } = expr else { return ControlFlow::Continue(()) };
+        name_columns_of(subquery, false).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    }
+}
+
+/// Whether an alias gives names to all columns.
+fn is_renamed(query: &Query, alias: Option<&TableAlias>) -> bool {
+    let items = leading_select(query).map(|select| &select.projection[..]).unwrap_or_default();
+    let given = alias.map_or(0, |alias| alias.columns.len());
+    given > 0 && given == items.len() && !items.iter().any(is_wildcard)
+}
+
+/// Names the columns of a query, known by their names to one around it or not.
+fn name_columns_of(query: &mut Query, is_known: bool) -> Result<(), SqlError> {
+    let mut is_known = is_known;
+    let mut sorted: Vec<&mut Expr> = sort_keys(&mut query.order_by).collect();
+    let mut body = &mut *query.body;
+    let mut rest = Vec::new();
+    loop {
+        match body {
+            SetExpr::SetOperation { left, right, .. } => {
+                rest.push(&mut **right);
+                body = left;
+                continue;
+            }
+            SetExpr::Query(inner) => {
+                sorted.extend(sort_keys(&mut inner.order_by));
+                body = &mut inner.body;
+                continue;
+            }
+            SetExpr::Select(select) => name_items(select, std::mem::take(&mut sorted), is_known)?,
+            _ => {}
+        }
+        // The first of those that are united names the columns.
+        is_known = false;
+        sorted.clear();
+        match rest.pop() {
+            Some(next) => body = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn sort_keys(order_by: &mut Option<OrderBy>) -> impl Iterator<Item = &mut Expr> {
+    let keys = order_by.as_mut().and_then(|order_by| match &mut order_by.kind {
+        OrderByKind::Expressions(expressions) => Some(expressions),
+        OrderByKind::All(_) => None,
+    });
+    keys.into_iter().flatten().map(|order| &mut order.expr)
+}
+
+/// Bare names in `sorted` and in DISTINCT ON are those of result columns first.
+fn name_items<'a>(select: &'a mut Select, mut sorted: Vec<&'a mut Expr>, is_known: bool) -> Result<(), SqlError> {
+    let Select { projection, distinct, .. } = select;
+    let is_on = matches!(distinct, Some(Distinct::On(_)));
+    if let Some(Distinct::On(expressions)) = distinct {
+        sorted.extend(expressions);
+    }
+    check_sorted(&sorted, projection)?;
+    let has_wildcard = projection.iter().any(is_wildcard);
+    // An alias or a bare column beside a qualified one of that name is ambiguous, or alike, to the planner.
+    let qualified: HashSet<String> = projection.iter().filter_map(qualified_name).collect();
+    let mut counts = HashMap::new();
+    projection.iter().filter_map(item_name).for_each(|name| *counts.entry(name).or_insert(0) += 1);
+    let mut seen = HashSet::new();
+    for (index, item) in projection.iter_mut().enumerate() {
+        let Some(name) = item_name(item) else { continue };
+        let (expr, is_unnamed) = match item {
+            SelectItem::UnnamedExpr(expr) => (expr.clone(), column(expr).is_none()),
+            SelectItem::ExprWithAlias { expr, .. } => (expr.clone(), false),
+            _ => continue,
+        };
+        let is_alias = matches!(item, SelectItem::ExprWithAlias { .. });
+        let is_alike = match is_known {
+            true => counts.get(&name).is_some_and(|count| *count > 1),
+            false => {
+                let shown = if is_alias { name.clone() } else { expr.to_string() };
+                let may_be_taken = is_alias || is_bare(&expr);
+                !seen.insert(shown) || has_wildcard || (may_be_taken && qualified.contains(&name))
+            }
+        };
+        let is_meant = |key: &Expr| matches!(key, Expr::Identifier(ident) if folded(ident) == name);
+        if is_on && (is_alias || is_unnamed) {
+            // The planner looks for these in what is selected from.
+            sorted.iter_mut().filter(|key| is_meant(key)).for_each(|key| **key = expr.clone());
+        }
+        if !is_alike && !is_unnamed {
+            continue;
+        }
+        let alias = match is_known && !is_alike {
+            true => Ident::with_quote('"', name.clone()),
+            false => Ident::with_quote('"', format!("{UNIQUE_PREFIX}{index}_{name}")),
+        };
+        if !is_on {
+            // A number is a place in the select list.
+            let is_same = |key: &Expr| is_unnamed && *key == expr && !matches!(key, Expr::Value(_));
+            let keys = sorted.iter_mut().filter(|key| is_meant(key) || is_same(key));
+            keys.for_each(|key| **key = Expr::Identifier(alias.clone()));
+        }
+        *item = SelectItem::ExprWithAlias { expr, alias };
+    }
+    Ok(())
+}
+
+/// That a bare name sorted by does not mean several result columns.
+fn check_sorted(sorted: &[&mut Expr], projection: &[SelectItem]) -> Result<(), SqlError> {
+    for key in sorted {
+        let Expr::Identifier(ident) = &**key else { continue };
+        let name = folded(ident);
+        let mut named = projection.iter().filter(|item| item_name(item).as_ref() == Some(&name)).filter_map(item_expr);
+        let Some(first) = named.next() else { continue };
+        // Whether a bare column is one with its table is the planner's to tell.
+        let may_be_one =
+            |expr: &Expr| column(expr).is_some() && column(expr) == column(first) && (is_bare(expr) || is_bare(first));
+        if named.any(|expr| expr != first && !may_be_one(expr)) {
+            let message = format!("ORDER BY or DISTINCT ON \"{name}\" is ambiguous");
+            return Err(SqlError::new(sqlstate::AMBIGUOUS_COLUMN, message));
+        }
+    }
+    Ok(())
+}
+
+/// The name that a column was given, without what makes it unlike.
+fn given_name(planned: &str) -> &str {
+    let given = planned.strip_prefix(UNIQUE_PREFIX).and_then(|rest| rest.split_once('_'));
+    match given {
+        Some((index, name)) if index.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => planned,
+    }
+}
+
+/// The name of an item of a select list; `None`: a wildcard.
+pub(crate) fn item_name(item: &SelectItem) -> Option<String> {
+    match item {
+        SelectItem::UnnamedExpr(expr) => Some(column_name(expr)),
+        SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
+        _ => None,
+    }
+}
+
+/// The name of a column that is given with its table and without an alias.
+fn qualified_name(item: &SelectItem) -> Option<String> {
+    match item {
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(folded),
+        _ => None,
+    }
+}
+
+const fn item_expr(item: &SelectItem) -> Option<&Expr> {
+    match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr),
+        _ => None,
+    }
+}
+
+/// The name of the column that an expression is, without its table.
+fn column(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Identifier(ident) => Some(folded(ident)).filter(|_| !is_session_word(ident)),
+        Expr::CompoundIdentifier(parts) => parts.last().map(folded),
+        _ => None,
+    }
+}
+
+const fn is_bare(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(_))
+}
+
+/// The select list that names the result's columns.
+pub(crate) fn leading_select(query: &Query) -> Option<&Select> {
     let mut body = &*query.body;
     loop {
         match body {
             SetExpr::SetOperation { left, .. } => body = left,
             SetExpr::Query(inner) => body = &inner.body,
-            SetExpr::Select(select) => {
-                let name = |item: &SelectItem| match item {
-                    SelectItem::UnnamedExpr(expr) => Some(column_name(expr)),
-                    SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
-                    _ => None,
-                };
-                return select.projection.iter().map(name).collect();
-            }
-            _ => return None,
-        }
-    }
-}
-
-/// A bare name in ORDER BY is that of a result column first.
-fn rename_in_order(order_by: &mut Option<OrderBy>, name: &str, alias: &Ident) {
-    let Some(OrderBy { kind: OrderByKind::Expressions(expressions), .. }) = order_by else { return };
-    for order in expressions {
-        if let Expr::Identifier(ident) = &order.expr
-            && folded(ident) == name
-        {
-            order.expr = Expr::Identifier(alias.clone());
-        }
-    }
-}
-
-/// The select list that names the result's columns.
-fn first_select(query: &mut Query) -> Option<&mut Select> {
-    let mut body = &mut *query.body;
-    loop {
-        match body {
-            SetExpr::SetOperation { left, .. } => body = left,
-            SetExpr::Query(inner) => body = &mut inner.body,
             SetExpr::Select(select) => return Some(select),
             _ => return None,
         }
     }
 }
 
-fn is_wildcard(item: &SelectItem) -> bool {
+pub(crate) const fn is_wildcard(item: &SelectItem) -> bool {
     matches!(
         item,
         SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(_), _)

@@ -1,5 +1,6 @@
 //! Statements rewritten before they are planned: casts into our functions, session functions into what they answer.
 
+mod exists;
 pub(crate) mod joins;
 mod operators;
 
@@ -61,6 +62,7 @@ impl VisitorMut for Rewriter<'_> {
         if !query.locks.is_empty() {
             return ControlFlow::Break(SqlError::unsupported("FOR UPDATE, FOR SHARE"));
         }
+        exists::as_values(&mut query.body);
         if let Some(fetch) = query.fetch.take() {
             if fetch.with_ties || fetch.percent {
                 return ControlFlow::Break(SqlError::unsupported("FETCH with ties or percent"));
@@ -152,7 +154,7 @@ impl Rewriter<'_> {
                 Some(call("date_part", vec![string(&field.to_string()), (**expr).clone()]))
             }
             Expr::UnaryOp { op, expr } => unary(*op, expr),
-            Expr::Identifier(ident) if ident.quote_style.is_none() => self.keyword(&ident.value.to_lowercase()),
+            Expr::Identifier(ident) if is_session_word(ident) => self.session_word(&ident.value.to_lowercase()),
             _ => None,
         })
     }
@@ -228,7 +230,7 @@ impl Rewriter<'_> {
         (self.is_aggregate)(&function.name.to_string().to_lowercase())
     }
 
-    fn keyword(&self, name: &str) -> Option<Expr> {
+    fn session_word(&self, name: &str) -> Option<Expr> {
         match name {
             "current_user" | "session_user" | "user" => Some(string("highwater")),
             "current_catalog" => Some(string(crate::providers::CATALOG)),
@@ -236,6 +238,12 @@ impl Rewriter<'_> {
             _ => None,
         }
     }
+}
+
+/// Whether a bare word asks about the session, and is no column.
+pub(crate) fn is_session_word(ident: &Ident) -> bool {
+    const WORDS: [&str; 5] = ["current_user", "session_user", "user", "current_catalog", "current_schema"];
+    ident.quote_style.is_none() && WORDS.iter().any(|word| ident.value.eq_ignore_ascii_case(word))
 }
 
 /// The planner plans these as operations on sets, not on rows.

@@ -21,7 +21,7 @@ use crate::error::SqlError;
 use crate::expansion;
 use crate::information;
 use crate::interrupt::{Interrupt, interruptible};
-use crate::names::{ResultNames, folded};
+use crate::names::{folded, name_columns, result_names};
 use crate::providers::StatementCatalog;
 use crate::rewrite::{SessionFacts, joins, rewrite};
 use crate::short_circuit::short_circuiting;
@@ -125,13 +125,12 @@ impl StatementContext<'_> {
     pub(crate) async fn query(
         &self,
         transaction: &Transaction,
-        mut query: Query,
+        query: Query,
         target: Option<QualifiedName>,
     ) -> Result<RowStream, SqlError> {
-        let names = ResultNames::note(&mut query);
         let planned = self.plan(transaction, query, target)?;
         let stream = execute_stream(planned.physical, planned.state.task_ctx())?;
-        self.named(stream, &names, transaction.at())
+        self.named(stream, transaction.at())
     }
 
     /// Runs a query that we wrote ourselves, and gathers its rows.
@@ -144,7 +143,7 @@ impl StatementContext<'_> {
         let query = parse_own_query(sql)?;
         let planned = self.plan(transaction, query, target)?;
         let stream = execute_stream(planned.physical, planned.state.task_ctx())?;
-        let mut rows = self.named(stream, &ResultNames::default(), transaction.at())?;
+        let mut rows = self.named(stream, transaction.at())?;
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while let Some(batch) = rows.try_next().await? {
             bytes += batch.get_array_memory_size();
@@ -155,15 +154,10 @@ impl StatementContext<'_> {
     }
 
     /// The rows of a plan under the names that the query gives them, until the interrupt is raised.
-    fn named(
-        &self,
-        mut stream: SendableRecordBatchStream,
-        names: &ResultNames,
-        lsn: Lsn,
-    ) -> Result<RowStream, SqlError> {
+    fn named(&self, mut stream: SendableRecordBatchStream, lsn: Lsn) -> Result<RowStream, SqlError> {
         let planned = stream.schema();
         let canonical = types::canonical_schema(&planned)?;
-        let named = names.of(&planned).into_iter().zip(canonical.fields());
+        let named = result_names(&planned).zip(canonical.fields());
         let fields: Vec<Field> = named.map(|(name, field)| Field::clone(field).with_name(name)).collect();
         let schema: SchemaRef = Arc::new(Schema::new(fields));
         let (batch_schema, interrupt) = (Arc::clone(&schema), self.interrupt.clone());
@@ -204,8 +198,8 @@ impl StatementContext<'_> {
         stacker::maybe_grow(STACK_LEFT_MIN, PLANNING_STACK_BYTES, || {
             expansion::check(&query)?;
             joins::merge_columns(&mut query, &|name| self.columns_of(transaction, name))?;
+            name_columns(&mut query)?;
             rewrite(&mut query, &self.facts, &|name| planner.aggregate_functions().contains_key(name))?;
-            ResultNames::make_unlike(&mut query);
             let statement = PlannerStatement::Statement(Box::new(Statement::Query(Box::new(query))));
             let planning = async {
                 let logical = planner.statement_to_plan(statement).await?;

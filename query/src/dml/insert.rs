@@ -13,7 +13,7 @@ use super::assign::{self, encode_row};
 use super::{column_place, is_default_keyword, refuse};
 use crate::catalog::QualifiedName;
 use crate::error::SqlError;
-use crate::names::{ResultNames, folded};
+use crate::names::folded;
 use crate::rewrite::written;
 use crate::sqlstate;
 use crate::statement::StatementContext;
@@ -201,7 +201,6 @@ async fn insert_query(
         };
         items.push(format!("{} AS a{place}", written(&assign::assigned(table, place, &value))));
     }
-    ResultNames::make_unlike(&mut source);
     let (items, names) = (items.join(", "), names.join(", "));
     let sql = format!("SELECT {items} FROM ({}) AS hw_source({names})", written(&source));
     let batches = context.collect(transaction, &sql, None).await?;

@@ -4,22 +4,25 @@
 //! right join, of a full join whichever is not NULL. It picks by the tables' names for `*`, always the left one else, and finds the bare
 //! name ambiguous in a condition. So `*` is written out here, bare names are replaced by what they mean, and the joins become joins by
 //! conditions.
+//!
+//! `*` is also written out where columns of one name meet, so that the planner can be given them under names of their own.
+
+mod output;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, ExcludeSelectItem, Expr, Ident, Join, JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query,
-    Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableAlias, TableFactor, TableWithJoins, Value,
-    VisitMut, VisitorMut, WildcardAdditionalOptions,
+    BinaryOperator, Expr, Ident, Join, JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query, Select,
+    SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins,
+    Value, VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 
-use super::call;
 use super::operators::{nested, operation};
 use crate::error::SqlError;
-use crate::names::{column_names, folded};
-use crate::sqlstate;
+use crate::names::{folded, is_wildcard, item_name, leading_select};
 use crate::statement::parse_own_query;
+use output::{Kind, Merged, Output, columns_of_table, qualified_items, unambiguous};
 
 /// The names of a table's columns, if it is known.
 pub(crate) type ColumnsOf<'a> = &'a dyn Fn(&ObjectName) -> Option<Vec<String>>;
@@ -46,14 +49,25 @@ impl VisitorMut for Merger<'_> {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
         for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
-            let columns = renamed(column_names(&cte.query), Some(&cte.alias));
+            let columns = renamed(self.columns(&cte.query), Some(&cte.alias)).filter(|names| are_unlike(names));
             // Another query of this name, somewhere else in the text: it is not told which one is meant.
             self.named.entry(folded(&cte.alias.name)).and_modify(|known| *known = None).or_insert(columns);
         }
-        match self.merge(query) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(error),
+        if let Some(with) = &mut query.with {
+            for cte in &mut with.cte_tables {
+                complete(&mut cte.alias, self.columns(&cte.query));
+            }
         }
+        self.merge(query).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
+        match factor {
+            TableFactor::Derived { subquery, alias: Some(alias), .. } => complete(alias, self.columns(subquery)),
+            TableFactor::Table { name, alias: Some(alias), args: None, .. } => complete(alias, self.columns_of(name)),
+            _ => {}
+        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -98,21 +112,29 @@ impl Merger<'_> {
 
     /// The columns whose bare names were replaced by what they mean.
     fn merge_select(&self, select: &mut Select) -> Result<Vec<Merged>, SqlError> {
-        if !select.from.iter().any(has_merged_columns) {
+        let has_merged = select.from.iter().any(has_merged_columns);
+        if !has_merged && !select.projection.iter().any(is_wildcard) {
             return Ok(Vec::new());
         }
         let outputs = select.from.iter_mut().map(|from| self.joined(from)).collect::<Result<Vec<_>, _>>()?;
-        // Where something else shows the name, too, the planner finds it ambiguous, as it is.
-        let is_alone = |column: &&Merged| {
-            let named = outputs.iter().flat_map(|output| &output.merged).filter(|other| other.is(&column.name)).count();
-            let mut tables = outputs.iter().flat_map(|output| &output.tables);
-            named == 1 && !tables.any(|table| table.shows(&column.name) == Some(true))
-        };
-        let merged = outputs.iter().flat_map(|output| &output.merged).filter(is_alone).cloned().collect::<Vec<_>>();
+        let names = item_names(&select.projection, &outputs);
+        let is_in_full = names.is_some_and(|names| !are_unlike(&names));
+        if !has_merged && !is_in_full {
+            return Ok(Vec::new());
+        }
+        let merged = unambiguous(&outputs);
         let mut projection = Vec::with_capacity(select.projection.len());
         for item in std::mem::take(&mut select.projection) {
             match item {
-                SelectItem::Wildcard(_) => projection.extend(written_out(&outputs)?),
+                SelectItem::Wildcard(_) => {
+                    for output in &outputs {
+                        projection.extend(output.written_out(is_in_full)?);
+                    }
+                }
+                SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(table), _) if is_in_full => {
+                    projection
+                        .extend(qualified_items(&table, columns_of_table(&outputs, &table).into_iter().flatten()));
+                }
                 SelectItem::UnnamedExpr(Expr::Identifier(name)) if merged.iter().any(|column| column.is(&name)) => {
                     let mut expr = Expr::Identifier(name.clone());
                     replace(&mut expr, &merged);
@@ -135,78 +157,148 @@ impl Merger<'_> {
         Ok(merged)
     }
 
-    /// What a table and those joined to it give.
+    /// The names of a table's columns, or of those of a query that is named so, if they are known.
+    fn columns_of(&self, name: &ObjectName) -> Option<Vec<String>> {
+        match name.0.as_slice() {
+            [bare] => match bare.as_ident().and_then(|bare| self.named.get(&folded(bare))) {
+                Some(named) => named.clone(),
+                None => (self.columns_of)(name),
+            },
+            _ => (self.columns_of)(name),
+        }
+    }
+
+    /// The names of a query's columns, if it can be told what they are.
+    fn columns(&self, query: &Query) -> Option<Vec<String>> {
+        let select = leading_select(query)?;
+        let outputs = match select.projection.iter().any(is_wildcard) {
+            true => select.from.iter().map(|from| self.output(from)).collect::<Result<Vec<_>, _>>().ok()?,
+            false => Vec::new(),
+        };
+        item_names(&select.projection, &outputs)
+    }
+
+    /// What a table and those joined to it give; merged columns become conditions.
     fn joined(&self, from: &mut TableWithJoins) -> Result<Output, SqlError> {
         let mut output = self.factor(&mut from.relation)?;
         for Join { relation, join_operator, .. } in &mut from.joins {
             let right = self.factor(relation)?;
-            let Some((kind, constraint)) = kind_of(join_operator) else {
-                output = output.beside(right);
-                continue;
-            };
-            let names: Vec<Ident> = match constraint {
-                JoinConstraint::Using(names) => {
-                    names.iter().filter_map(|name| name.0.last()?.as_ident().cloned()).collect()
+            let merged;
+            (output, merged) = join(output, right, join_operator)?;
+            match (merged, constraint_of(join_operator)) {
+                (Some(merged), Some(constraint)) => *constraint = JoinConstraint::On(merged),
+                (None, Some(JoinConstraint::On(condition))) => {
+                    replace(condition, &unambiguous(std::slice::from_ref(&output)));
                 }
-                JoinConstraint::Natural => output.common(&right)?,
-                JoinConstraint::On(condition) => {
-                    output = output.beside(right);
-                    replace(condition, &output.merged);
-                    continue;
-                }
-                JoinConstraint::None => {
-                    output = output.beside(right);
-                    continue;
-                }
-            };
-            let pairs = output.take(right, &names, kind)?.into_iter();
-            let equal = pairs.map(|(left, right)| operation(left, BinaryOperator::Eq, right));
-            let all = equal.reduce(|all, equal| operation(all, BinaryOperator::And, equal));
-            // Without a column in common, all pairs are joined.
-            *constraint = JoinConstraint::On(all.unwrap_or(Expr::Value(Value::Boolean(true).into())));
+                _ => {}
+            }
         }
         Ok(output)
     }
 
     fn factor(&self, factor: &mut TableFactor) -> Result<Output, SqlError> {
-        if let TableFactor::NestedJoin { table_with_joins, alias } = factor {
-            if alias.is_none() {
-                return self.joined(table_with_joins);
-            }
-            if has_merged_columns(table_with_joins) {
-                // Under a name of its own it is a table like any query's.
-                let columns = self.joined(&mut table_with_joins.clone())?.shown().ok();
-                let subquery = selected((**table_with_joins).clone())?;
-                let alias = alias.take();
-                let output = Output::of(alias.as_ref().map(|alias| &alias.name), renamed(columns, alias.as_ref()));
-                *factor = TableFactor::Derived { lateral: false, subquery: Box::new(subquery), alias, sample: None };
-                return Ok(output);
-            }
+        let output = match factor {
+            TableFactor::NestedJoin { table_with_joins, alias: None } => return self.joined(table_with_joins),
+            _ => self.factor_output(factor)?,
+        };
+        if let TableFactor::NestedJoin { table_with_joins, alias } = factor
+            && has_merged_columns(table_with_joins)
+        {
+            // Under a name of its own it is a table like any query's.
+            let subquery = Box::new(selected((**table_with_joins).clone())?);
+            *factor = TableFactor::Derived { lateral: false, subquery, alias: alias.take(), sample: None };
         }
+        Ok(output)
+    }
+
+    /// As [`Merger::joined`], which changes the text.
+    fn output(&self, from: &TableWithJoins) -> Result<Output, SqlError> {
+        from.joins.iter().try_fold(
+            self.factor_output(&from.relation)?,
+            |output, Join { relation, join_operator, .. }| {
+                Ok(join(output, self.factor_output(relation)?, join_operator)?.0)
+            },
+        )
+    }
+
+    fn factor_output(&self, factor: &TableFactor) -> Result<Output, SqlError> {
         let (alias, columns) = match factor {
+            TableFactor::NestedJoin { table_with_joins, alias: None } => return self.output(table_with_joins),
+            TableFactor::NestedJoin { table_with_joins, alias } => {
+                (alias.as_ref(), self.output(table_with_joins)?.shown().ok().filter(|names| are_unlike(names)))
+            }
             TableFactor::Table { name, alias, args: None, .. } => {
-                let columns = match name.0.as_slice() {
-                    [bare] => match bare.as_ident().and_then(|bare| self.named.get(&folded(bare))) {
-                        Some(named) => named.clone(),
-                        None => (self.columns_of)(name),
-                    },
-                    _ => (self.columns_of)(name),
-                };
+                let columns = self.columns_of(name);
                 if alias.is_none() {
-                    return Ok(Output { merged: Vec::new(), tables: vec![Joined::new(Some(name.clone()), columns)] });
+                    return Ok(Output::of(Some(name.clone()), columns));
                 }
                 (alias.as_ref(), columns)
             }
-            TableFactor::Derived { subquery, alias, .. } => (alias.as_ref(), column_names(subquery)),
+            TableFactor::Derived { subquery, alias, .. } => {
+                (alias.as_ref(), self.columns(subquery).filter(|names| are_unlike(names)))
+            }
             TableFactor::Table { alias, .. }
-            | TableFactor::NestedJoin { alias, .. }
             | TableFactor::UNNEST { alias, .. }
             | TableFactor::Function { alias, .. }
             | TableFactor::TableFunction { alias, .. } => (alias.as_ref(), None),
             _ => (None, None),
         };
-        Ok(Output::of(alias.map(|alias| &alias.name), renamed(columns, alias)))
+        let name = alias.map(|alias| ObjectName::from(vec![alias.name.clone()]));
+        Ok(Output::of(name, renamed(columns, alias)))
     }
+}
+
+/// Joins, and makes the condition that takes the place of USING and NATURAL.
+fn join(mut left: Output, right: Output, operator: &JoinOperator) -> Result<(Output, Option<Expr>), SqlError> {
+    let (kind, names) = match kind_of(operator) {
+        Some((kind, JoinConstraint::Using(names))) => {
+            (kind, names.iter().filter_map(|name| name.0.last()?.as_ident().cloned()).collect())
+        }
+        Some((kind, JoinConstraint::Natural)) => (kind, left.common(&right)?),
+        _ => return Ok((left.beside(right), None)),
+    };
+    let pairs = left.merge(right, &names, kind)?.into_iter();
+    let equal = pairs.map(|(left, right)| operation(left, BinaryOperator::Eq, right));
+    let all = equal.reduce(|all, equal| operation(all, BinaryOperator::And, equal));
+    // Without a column in common, all pairs are joined.
+    Ok((left, Some(all.unwrap_or(Expr::Value(Value::Boolean(true).into())))))
+}
+
+/// Gives an alias the names of the columns that it leaves theirs, which the planner wants to be told.
+fn complete(alias: &mut TableAlias, columns: Option<Vec<String>>) {
+    let given = alias.columns.len();
+    if given > 0 {
+        let left = columns.into_iter().flatten().skip(given);
+        alias
+            .columns
+            .extend(left.map(|name| TableAliasColumnDef { name: Ident::with_quote('"', name), data_type: None }));
+    }
+}
+
+/// Columns of one name get others, and cannot be called by this one.
+fn are_unlike(names: &[String]) -> bool {
+    names.iter().collect::<HashSet<_>>().len() == names.len()
+}
+
+/// The names of the items of a select list, those of `*` among them, if they can be told.
+fn item_names(items: &[SelectItem], outputs: &[Output]) -> Option<Vec<String>> {
+    let mut names = Vec::with_capacity(items.len());
+    for item in items {
+        match item {
+            SelectItem::Wildcard(options) if *options == WildcardAdditionalOptions::default() => {
+                for output in outputs {
+                    names.extend(output.shown().ok()?);
+                }
+            }
+            SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(table), options)
+                if *options == WildcardAdditionalOptions::default() =>
+            {
+                names.extend(columns_of_table(outputs, table)?);
+            }
+            item => names.push(item_name(item)?),
+        }
+    }
+    Some(names)
 }
 
 /// The columns of a table under the names that an alias gives them.
@@ -234,183 +326,7 @@ fn selected(from: TableWithJoins) -> Result<Query, SqlError> {
     Ok(query)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Inner, or left outer.
-    Left,
-    Right,
-    Full,
-}
-
-/// A column that stands for one of each side.
-#[derive(Clone)]
-struct Merged {
-    name: Ident,
-    /// The first of these that is not NULL.
-    values: Vec<Expr>,
-}
-
-impl Merged {
-    fn value(&self) -> Expr {
-        first_of(&self.values)
-    }
-
-    fn is(&self, name: &Ident) -> bool {
-        folded(&self.name) == folded(name)
-    }
-}
-
-fn first_of(values: &[Expr]) -> Expr {
-    match values {
-        [value] => value.clone(),
-        values => call("coalesce", values.to_vec()),
-    }
-}
-
-/// A table among those that are joined.
-struct Joined {
-    /// By which its columns are qualified.
-    name: Option<ObjectName>,
-    columns: Option<Vec<String>>,
-    /// Columns that a merged one stands for.
-    hidden: Vec<Ident>,
-}
-
-impl Joined {
-    const fn new(name: Option<ObjectName>, columns: Option<Vec<String>>) -> Self {
-        Self { name, columns, hidden: Vec::new() }
-    }
-
-    fn shows(&self, name: &Ident) -> Option<bool> {
-        if self.hidden.iter().any(|hidden| folded(hidden) == folded(name)) {
-            return Some(false);
-        }
-        self.columns.as_ref().map(|columns| columns.contains(&folded(name)))
-    }
-}
-
-/// What a FROM item gives: the merged columns first, then what is left of each table.
-struct Output {
-    merged: Vec<Merged>,
-    tables: Vec<Joined>,
-}
-
-impl Output {
-    fn of(name: Option<&Ident>, columns: Option<Vec<String>>) -> Self {
-        let name = name.map(|name| ObjectName::from(vec![name.clone()]));
-        Self { merged: Vec::new(), tables: vec![Joined::new(name, columns)] }
-    }
-
-    fn beside(mut self, right: Self) -> Self {
-        self.merged.extend(right.merged);
-        self.tables.extend(right.tables);
-        self
-    }
-
-    /// Merges columns with those of the right side; each pair is returned.
-    fn take(&mut self, mut right: Self, names: &[Ident], kind: Kind) -> Result<Vec<(Expr, Expr)>, SqlError> {
-        let mut merged = Vec::with_capacity(names.len());
-        let mut pairs = Vec::with_capacity(names.len());
-        for name in names {
-            let (left, right) = (self.hide(name)?, right.hide(name)?);
-            pairs.push((first_of(&left), first_of(&right)));
-            let values = match kind {
-                Kind::Left => left,
-                Kind::Right => right,
-                Kind::Full => [left, right].concat(),
-            };
-            merged.push(Merged { name: name.clone(), values });
-        }
-        merged.append(&mut self.merged);
-        merged.append(&mut right.merged);
-        self.merged = merged;
-        self.tables.append(&mut right.tables);
-        Ok(pairs)
-    }
-
-    /// Takes a column out of what is shown by itself; returns what it is, the first of them that is not NULL.
-    fn hide(&mut self, name: &Ident) -> Result<Vec<Expr>, SqlError> {
-        if let Some(known) = self.merged.iter().position(|merged| merged.is(name)) {
-            return Ok(self.merged.remove(known).values);
-        }
-        let has = |table: &Joined| table.shows(name) == Some(true);
-        let may_have = |table: &Joined| table.shows(name).is_none();
-        let found = match self.tables.iter().filter(|table| has(table)).count() {
-            0 if self.tables.iter().filter(|table| may_have(table)).count() == 1 => {
-                self.tables.iter().position(may_have)
-            }
-            1 => self.tables.iter().position(has),
-            _ => None,
-        };
-        let Some(table) = found.and_then(|found| self.tables.get_mut(found)) else {
-            if self.tables.iter().any(may_have) {
-                return Err(SqlError::unsupported("USING with columns that cannot be told from the query's text"));
-            }
-            let is_missing = !self.tables.iter().any(has);
-            let (sqlstate, fault) = match is_missing {
-                true => (sqlstate::UNDEFINED_COLUMN, "does not exist on one side of the join"),
-                false => (sqlstate::AMBIGUOUS_COLUMN, "appears more than once on one side of the join"),
-            };
-            return Err(SqlError::new(
-                sqlstate,
-                format!("column \"{}\" specified in USING clause {fault}", name.value),
-            ));
-        };
-        table.hidden.push(name.clone());
-        let Some(qualifier) = &table.name else {
-            return Err(SqlError::unsupported("USING with a side that has no name"));
-        };
-        let mut parts: Vec<Ident> = qualifier.0.iter().filter_map(|part| part.as_ident().cloned()).collect();
-        parts.push(name.clone());
-        Ok(vec![Expr::CompoundIdentifier(parts)])
-    }
-
-    /// The columns of NATURAL JOIN, in the order of the left side.
-    fn common(&self, right: &Self) -> Result<Vec<Ident>, SqlError> {
-        let (left, right) = (self.shown()?, right.shown()?);
-        Ok(left.into_iter().filter(|name| right.contains(name)).map(|name| Ident::with_quote('"', name)).collect())
-    }
-
-    fn shown(&self) -> Result<Vec<String>, SqlError> {
-        let mut shown: Vec<String> = self.merged.iter().map(|merged| folded(&merged.name)).collect();
-        for table in &self.tables {
-            let Some(columns) = &table.columns else {
-                return Err(SqlError::unsupported(
-                    "NATURAL JOIN with columns that cannot be told from the query's text (name them with USING)",
-                ));
-            };
-            let is_hidden = |column: &String| table.hidden.iter().any(|hidden| folded(hidden) == *column);
-            shown.extend(columns.iter().filter(|column| !is_hidden(column)).cloned());
-        }
-        Ok(shown)
-    }
-}
-
-/// The items of `*`.
-fn written_out(outputs: &[Output]) -> Result<Vec<SelectItem>, SqlError> {
-    let mut items = Vec::new();
-    for Output { merged, tables } in outputs {
-        let merged = merged.iter();
-        items.extend(merged.map(|it| SelectItem::ExprWithAlias { expr: it.value(), alias: it.name.clone() }));
-        for table in tables {
-            let is_empty = table.columns.as_ref().is_some_and(|columns| columns.len() == table.hidden.len());
-            if is_empty {
-                continue;
-            }
-            let hidden = table.hidden.iter().map(|hidden| ObjectName::from(vec![hidden.clone()])).collect::<Vec<_>>();
-            let opt_exclude = (!hidden.is_empty()).then_some(ExcludeSelectItem::Multiple(hidden));
-            let options = WildcardAdditionalOptions { opt_exclude, ..WildcardAdditionalOptions::default() };
-            let Some(name) = table.name.clone() else {
-                return Err(SqlError::unsupported("* over USING beside a table without a name"));
-            };
-            let kind = SelectItemQualifiedWildcardKind::ObjectName(name);
-            items.push(SelectItem::QualifiedWildcard(kind, options));
-        }
-    }
-    Ok(items)
-}
-
-fn kind_of(operator: &mut JoinOperator) -> Option<(Kind, &mut JoinConstraint)> {
+const fn kind_of(operator: &JoinOperator) -> Option<(Kind, &JoinConstraint)> {
     match operator {
         JoinOperator::Join(constraint)
         | JoinOperator::Inner(constraint)
@@ -422,14 +338,26 @@ fn kind_of(operator: &mut JoinOperator) -> Option<(Kind, &mut JoinConstraint)> {
     }
 }
 
+const fn constraint_of(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
+    match operator {
+        JoinOperator::Join(constraint)
+        | JoinOperator::Inner(constraint)
+        | JoinOperator::Left(constraint)
+        | JoinOperator::LeftOuter(constraint)
+        | JoinOperator::Right(constraint)
+        | JoinOperator::RightOuter(constraint)
+        | JoinOperator::FullOuter(constraint) => Some(constraint),
+        _ => None,
+    }
+}
+
 fn has_merged_columns(from: &TableWithJoins) -> bool {
     let in_factor = |factor: &TableFactor| match factor {
         TableFactor::NestedJoin { table_with_joins, .. } => has_merged_columns(table_with_joins),
         _ => false,
     };
     let merges = |operator: &JoinOperator| {
-        let mut operator = operator.clone();
-        matches!(kind_of(&mut operator), Some((_, JoinConstraint::Using(_) | JoinConstraint::Natural)))
+        matches!(kind_of(operator), Some((_, JoinConstraint::Using(_) | JoinConstraint::Natural)))
     };
     in_factor(&from.relation) || from.joins.iter().any(|join| merges(&join.join_operator) || in_factor(&join.relation))
 }
