@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 
 use highwater::{Database, Outcome, types};
 use highwater_log::env::simulated::Random;
-use serde_json::Value;
+use serde_json::{Value, json};
 use server::Server;
 
 /// The command's answer when the input ends inside something.
@@ -242,6 +242,108 @@ fn cut_anywhere_and_given_again_the_log_is_that_of_one_run() {
 }
 
 #[test]
+fn pieces_of_a_stream_with_a_snapshot_may_overlap() {
+    let world = World::new();
+    let all = lines("events.jsonl.zst");
+    let whole = world.write("whole.jsonl", &all);
+    world.ingest("clean", Some("schema.sql"), &whole, 0);
+    let clean = world.changes("clean");
+    let snapshot_end = all.iter().position(|line| line.contains("\"snapshot\":\"last\"")).unwrap() + 1;
+    assert!(snapshot_end > 100_000, "{snapshot_end} lines of snapshot");
+    let begins_transaction = |line: &str| line.contains(TOPIC) && line.contains("\"BEGIN\"");
+    let mut random = Random::new(29);
+    for round in 0..4 {
+        let first_end = snapshot_end + 10_000 + random.below((all.len() - snapshot_end - 10_000) as u64) as usize;
+        let drawn = match round % 2 {
+            // Behind the snapshot, at the beginning of a transaction.
+            0 => snapshot_end + random.below(9_000) as usize,
+            // Inside the snapshot: what it belongs to is stored whole.
+            _ => 1 + random.below(snapshot_end as u64 - 1) as usize,
+        };
+        let is_behind = drawn >= snapshot_end;
+        let transaction = || all[drawn..].iter().position(|line| begins_transaction(line)).unwrap();
+        let second_begin = if is_behind { drawn + transaction() } else { drawn };
+        let data = format!("pieces-{round}");
+        let first = world.write("first.jsonl", &all[..first_end]);
+        let second = world.write("second.jsonl", &all[second_begin..]);
+        let output = world.command(&data, Some("schema.sql"), &first).output().unwrap();
+        assert!(matches!(output.status.code(), Some(0 | INCOMPLETE)));
+        world.ingest(&data, Some("schema.sql"), &second, 0);
+        let context = format!("lines 1 to {first_end}, then from {} on", second_begin + 1);
+        world.assert_same_log(&data, &clean, &context);
+        std::fs::remove_dir_all(world.path(&data)).unwrap();
+    }
+    // And all of it through standard input.
+    let mut child = world.command("stdin", Some("schema.sql"), Path::new("-")).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(all.concat().as_bytes()).unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+    world.assert_same_log("stdin", &clean, "through standard input");
+}
+
+/// An event of a table `docs` (id, body) by itself, without transaction metadata.
+fn docs_event(operation: &str, transaction: u64, lsn: u64, id: u64, body: Option<&str>) -> String {
+    let row = json!({"id": id, "body": body});
+    let (before, after) =
+        if operation == "d" { (json!({"id": id, "body": null}), Value::Null) } else { (Value::Null, row) };
+    let source = json!({
+        "version": "3.6.3.Final", "connector": "postgresql", "name": "s", "db": "d", "schema": "public", "table": "docs",
+        "snapshot": "false", "txId": transaction, "lsn": lsn, "sequence": format!("[\"{lsn}\",\"{lsn}\"]"), "ts_ms": 1,
+    });
+    let value =
+        json!({"before": before, "after": after, "source": source, "op": operation, "ts_ms": 1, "transaction": null});
+    format!("{}\n", json!({"topic": "s.public.docs", "key": {"id": id}, "value": value}))
+}
+
+/// A change of a key is told as a delete and an insert, and the insert leaves out the long values that did not change.
+#[test]
+fn a_key_that_changes_keeps_the_values_that_were_left_out() {
+    const UNCHANGED: Option<&str> = Some("__debezium_unavailable_value");
+    let world = World::new();
+    std::fs::write(
+        world.path("docs.sql"),
+        "CREATE TABLE public.docs (id integer PRIMARY KEY, body text DEFAULT 'none');\n",
+    )
+    .unwrap();
+    let mut events = vec![
+        docs_event("c", 1, 100, 1, Some("long")),
+        docs_event("c", 1, 101, 5, None),
+        // Changed and moved in one transaction.
+        docs_event("u", 2, 200, 1, Some("longer")),
+        docs_event("d", 2, 201, 1, None),
+        docs_event("c", 2, 201, 2, UNCHANGED),
+        // Moved again, and one that holds NULL.
+        docs_event("d", 3, 300, 2, None),
+        docs_event("c", 3, 300, 3, UNCHANGED),
+        docs_event("d", 3, 301, 5, None),
+        docs_event("c", 3, 301, 6, UNCHANGED),
+        // Not said at all: the DEFAULT.
+        docs_event("c", 3, 302, 7, Some("body")).replace("\"body\":\"body\",", "").replace(",\"body\":\"body\"", ""),
+        docs_event("c", 4, 400, 9, Some("open")),
+    ];
+    let stream = world.write("docs.jsonl", &events);
+    world.ingest("docs", Some("docs.sql"), &stream, INCOMPLETE);
+    let rows = String::from_utf8(world.csv("docs", "SELECT * FROM docs ORDER BY id")).unwrap();
+    assert_eq!(rows, "id,body\n3,longer\n6,\n7,none\n");
+    // What no row has is refused: nothing was deleted, something else was, or somewhere else.
+    let alone = vec![docs_event("c", 4, 400, 9, UNCHANGED), docs_event("c", 5, 500, 10, None)];
+    let unlike = vec![
+        docs_event("d", 4, 400, 3, None),
+        docs_event("c", 4, 401, 9, UNCHANGED),
+        docs_event("c", 5, 500, 10, None),
+    ];
+    events.pop();
+    for (tail, line) in [(alone, 11), (unlike, 12)] {
+        let path = world.write("bad.jsonl", &[events.clone(), tail].concat());
+        let output = world.command("docs", None, &path).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains(&format!("line {line}")) && told.contains("column body of table docs"), "{told}");
+        let again = String::from_utf8(world.csv("docs", "SELECT * FROM docs ORDER BY id")).unwrap();
+        assert_eq!(again, rows);
+    }
+}
+
+#[test]
 fn killed_at_any_line_and_resumed_the_log_is_that_of_one_run() {
     let world = World::new();
     let all = lines("events.jsonl.zst");
@@ -459,7 +561,13 @@ fn what_cannot_be_taken_is_named_by_its_line_and_changes_nothing() {
     event["value"]["payload"]["after"]["id"] = Value::from("one");
     typed[first] = format!("{event}\n");
     refused("type", &typed, &[&format!("line {}", first + 1), "column id"]);
-    for name in ["json", "count", "inside", "unknown", "snapshot", "type"] {
+    // To a wider one, which its values show only when they are wider.
+    let mut event: Value = serde_json::from_str(&all[first].replace("\"int32\"", "\"int64\"")).unwrap();
+    event["value"]["payload"]["after"]["id"] = Value::from(5_000_000_000_u64);
+    let mut wider = all[..=end].to_vec();
+    wider.insert(first + 1, format!("{event}\n"));
+    refused("wider", &wider, &[&format!("line {}", first + 2), "column id", "5000000000"]);
+    for name in ["json", "count", "inside", "unknown", "snapshot", "type", "wider"] {
         let changes = world.changes(name);
         assert!(
             changes.iter().all(|line| line.contains("\"op\":\"catalog\"")),

@@ -38,4 +38,4 @@ pub use interrupt::Interrupt;
 pub use parser::{Parsed, STATEMENT_BYTES_MAX, parse};
 pub use session::{Done, Outcome, Session};
 pub use statement::RowStream;
-pub use write::{Hold, Ordered, Write, WritePipeline};
+pub use write::{DeletedRow, Hold, Ordered, Write, WritePipeline};

@@ -22,6 +22,7 @@ use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::interrupt::Interrupt;
 use crate::rewrite::SessionFacts;
+use crate::rows::SeenRow;
 use crate::statement::StatementContext;
 use crate::transaction::{RowChange, Transaction};
 
@@ -33,6 +34,19 @@ pub struct Write {
     engine: Engine,
     transaction: Transaction,
     inserts: Option<(Arc<Table>, Vec<RowChange>)>,
+}
+
+/// A row as it was when it was deleted.
+pub struct DeletedRow(SeenRow);
+
+impl DeletedRow {
+    /// Its value of the column at `place` in the layout of `table`, which may have changed since.
+    ///
+    /// # Errors
+    /// `XX001` when the row is damaged.
+    pub fn value(&self, table: &Table, place: usize) -> Result<Option<OwnedValue>, SqlError> {
+        Ok(self.0.view(table)?.value(place)?.map(OwnedValue::from))
+    }
 }
 
 impl Write {
@@ -153,13 +167,15 @@ impl Write {
         Ok(self.transaction.write(table, vec![RowChange::Update { key, after }])? > 0)
     }
 
-    /// Deletes the row of this key; `false`: there is none.
+    /// Deletes the row of this key, and returns it as it was; `None`: there is none.
     ///
     /// # Errors
     /// `XX001` when the rows cannot be read.
-    pub fn delete(&mut self, table: &Arc<Table>, key: Bytes) -> Result<bool, SqlError> {
+    pub fn delete(&mut self, table: &Arc<Table>, key: Bytes) -> Result<Option<DeletedRow>, SqlError> {
         self.apply_inserts()?;
-        Ok(self.transaction.write(table, vec![RowChange::Delete { key }])? > 0)
+        let row = self.transaction.current_row(table, &key)?;
+        self.transaction.write(table, vec![RowChange::Delete { key }])?;
+        Ok(row.map(DeletedRow))
     }
 
     /// The key of a row of these values, which are asked for by place in the layout; of a table with a primary key.

@@ -41,7 +41,7 @@ pub enum CellError {
         column_type: ColumnType,
     },
     /// The upstream left the value out because it did not change.
-    #[error("the value is marked as unchanged")]
+    #[error("the value is marked as unchanged, and no row here has it")]
     Unavailable,
 }
 

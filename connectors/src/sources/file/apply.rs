@@ -7,7 +7,7 @@ use std::sync::Arc;
 use highwater_log::position::{SchemaVersion, TableId};
 use highwater_log::value::{ColumnType, OwnedValue, write_text};
 use highwater_materializers::Table;
-use highwater_query::{ColumnDefinition, QualifiedName, SchemaDump, TableDefinition, Write};
+use highwater_query::{ColumnDefinition, DeletedRow, QualifiedName, SchemaDump, TableDefinition, Write};
 
 use super::IngestCause;
 use crate::decode::debezium::{CellEncoding, CellError, Cells, Change, EventSchema, Operation, decode_cell};
@@ -18,6 +18,16 @@ pub(super) struct Tables {
     /// Where events of a table went last: few tables, looked through.
     routes: Vec<Route>,
     defaults: HashMap<(TableId, SchemaVersion, usize), Option<OwnedValue>>,
+    /// What the event before deleted. A change of a key is told as a delete and an insert, which leaves out what did not change.
+    deleted: Option<Deleted>,
+}
+
+/// A row that an event deleted.
+struct Deleted {
+    table: TableId,
+    /// Of the upstream's record. The two events of one change have one.
+    lsn: u64,
+    row: DeletedRow,
 }
 
 /// What became of an event.
@@ -61,12 +71,17 @@ impl Route {
 /// Cells by name, and the place in the layout that each goes to.
 type Places = Vec<(String, usize)>;
 
-/// A row's values in the order of the layout; the outer `None`: the event does not say.
-type Said = Vec<Option<Option<OwnedValue>>>;
+/// What an event says of a row.
+struct Said {
+    /// In the order of the layout; the outer `None`: the event does not say.
+    values: Vec<Option<Option<OwnedValue>>>,
+    /// Places of values that the upstream left out because they did not change.
+    unchanged: Vec<usize>,
+}
 
 impl Tables {
     pub(super) fn new(dump: SchemaDump) -> Self {
-        Self { dump, routes: Vec::new(), defaults: HashMap::new() }
+        Self { dump, routes: Vec::new(), defaults: HashMap::new(), deleted: None }
     }
 
     /// Applies an event, unless its table lacks something.
@@ -91,10 +106,14 @@ impl Tables {
                 Some(read_cells(&table, cells, places, change.schema.as_deref())?)
             }
         };
+        let deleted = self.deleted.take();
         match change.operation {
-            Operation::Read | Operation::Create => self.insert(write, &table, change, said).await?,
+            Operation::Read | Operation::Create => self.insert(write, &table, change, said, deleted).await?,
             Operation::Update => update(write, &table, change, said)?,
-            Operation::Delete => delete(write, &table, change)?,
+            Operation::Delete => {
+                let row = delete(write, &table, change)?;
+                self.deleted = change.source.lsn.map(|lsn| Deleted { table: table.schema().id, lsn, row });
+            }
             Operation::Truncate => drop(write.truncate(&table)?),
         }
         Ok(Applied::Done)
@@ -140,13 +159,17 @@ impl Tables {
         table: &Arc<Table>,
         change: &Change<'_>,
         said: Option<Said>,
+        deleted: Option<Deleted>,
     ) -> Result<(), IngestCause> {
         let said = said.ok_or_else(|| incomplete(table, "an insert without \"after\""))?;
-        let mut values = Vec::with_capacity(said.len());
-        for (place, value) in said.into_iter().enumerate() {
-            values.push(match value {
-                Some(value) => value,
-                None => self.default(write, table, place).await?,
+        let moved = deleted.filter(|row| row.table == table.schema().id && change.source.lsn == Some(row.lsn));
+        let mut values = Vec::with_capacity(said.values.len());
+        for (place, value) in said.values.into_iter().enumerate() {
+            values.push(match (value, &moved) {
+                (Some(value), _) => value,
+                (None, Some(moved)) if said.unchanged.contains(&place) => moved.row.value(table, place)?,
+                (None, None) if said.unchanged.contains(&place) => return Err(unavailable(table, place)),
+                (None, _) => self.default(write, table, place).await?,
             });
         }
         match change.operation {
@@ -189,10 +212,10 @@ fn update(write: &mut Write, table: &Arc<Table>, change: &Change<'_>, said: Opti
     } else {
         key_of(write, table, &said)?
     };
-    if write.update(table, key, &said)? { Ok(()) } else { Err(missing()) }
+    if write.update(table, key, &said.values)? { Ok(()) } else { Err(missing()) }
 }
 
-fn delete(write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<(), IngestCause> {
+fn delete(write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<DeletedRow, IngestCause> {
     let key = if table.schema().primary_key.is_empty() {
         find_keyless(write, table, change, "delete")?
     } else {
@@ -204,13 +227,12 @@ fn delete(write: &mut Write, table: &Arc<Table>, change: &Change<'_>) -> Result<
         let said = read_named_cells(table, &cells, change.schema.as_deref())?;
         key_of(write, table, &said)?
     };
-    let is_there = write.delete(table, key)?;
     let missing = || IngestCause::MissingRow { operation: "delete", table: table.schema().name.clone() };
-    if is_there { Ok(()) } else { Err(missing()) }
+    write.delete(table, key)?.ok_or_else(missing)
 }
 
 fn key_of(write: &Write, table: &Table, said: &Said) -> Result<bytes::Bytes, IngestCause> {
-    Ok(write.key_of(table, |place| said[place].as_ref()?.as_ref().map(OwnedValue::as_value))?)
+    Ok(write.key_of(table, |place| said.values[place].as_ref()?.as_ref().map(OwnedValue::as_value))?)
 }
 
 /// A row of a table without a key is known by all its values.
@@ -223,7 +245,7 @@ fn find_keyless(
     let full = "a change of a row without key needs all of \"before\" (REPLICA IDENTITY FULL)";
     let before = change.before.ok_or_else(|| incomplete(table, full))?.cells()?;
     let said = read_named_cells(table, &before, change.schema.as_deref())?;
-    let values: Option<Vec<_>> = said.into_iter().collect();
+    let values: Option<Vec<_>> = said.values.into_iter().collect();
     let values = values.ok_or_else(|| incomplete(table, full))?;
     let missing = || IngestCause::MissingRow { operation, table: table.schema().name.clone() };
     write.find(table, &values)?.ok_or_else(missing)
@@ -236,7 +258,7 @@ fn read_named_cells(table: &Table, cells: &Cells<'_>, schema: Option<&EventSchem
     read_cells(table, cells, places, schema)
 }
 
-/// The cells of an event, each at its place in the table's layout. What the upstream left out as unchanged counts as not said.
+/// The cells of an event, each at its place in the table's layout.
 fn read_cells(
     table: &Table,
     cells: &Cells<'_>,
@@ -244,18 +266,18 @@ fn read_cells(
     schema: Option<&EventSchema>,
 ) -> Result<Said, IngestCause> {
     let columns = table.layout().columns();
-    let mut said: Said = vec![None; columns.len()];
+    let mut said = Said { values: vec![None; columns.len()], unchanged: Vec::new() };
     for ((name, cell), place) in cells.iter().zip(places) {
         let Some(place) = place else { continue };
         let encoding = schema.and_then(|schema| schema.column(name)).map_or(CellEncoding::Adaptive, |c| c.encoding);
-        said[place] = match decode_cell(cell, columns[place].1, encoding) {
-            Ok(value) => Some(value),
-            Err(CellError::Unavailable) => None,
+        match decode_cell(cell, columns[place].1, encoding) {
+            Ok(value) => said.values[place] = Some(value),
+            Err(CellError::Unavailable) => said.unchanged.push(place),
             Err(source) => {
                 let (table, column) = (table.schema().name.clone(), name.to_string());
                 return Err(IngestCause::Cell { table, column, source });
             }
-        };
+        }
     }
     Ok(said)
 }
@@ -294,6 +316,14 @@ fn literal(column_type: ColumnType, value: &OwnedValue) -> Result<String, Ingest
     let mut text = String::new();
     write_text(column_type, value.as_value(), &mut text).map_err(|error| IngestCause::Incomplete(error.to_string()))?;
     Ok(format!("'{}'", text.replace('\'', "''")))
+}
+
+/// A value that did not change is told to be there, and is in no row that we have.
+fn unavailable(table: &Table, place: usize) -> IngestCause {
+    let (id, _) = table.layout().columns()[place];
+    let column = table.schema().columns.iter().find(|column| column.id == id);
+    let (table, column) = (table.schema().name.clone(), column.map(|column| column.name.clone()).unwrap_or_default());
+    IngestCause::Cell { table, column, source: CellError::Unavailable }
 }
 
 fn namespace_of<'a>(change: &'a Change<'_>) -> &'a str {
