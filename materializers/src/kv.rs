@@ -174,6 +174,11 @@ impl Kv {
                 return Err(storage_error(&format!("{} of storage {} is damaged", manifest.file, manifest.tree)));
             }
         }
+        // Without that file, its library would take the directory for that of a new tree.
+        let is_missing = |tree: &&TreeRecord| !self.tree_directory(tree.tree).join(CURRENT_NAME).exists();
+        if let Some(missing) = checkpoint.trees.iter().find(is_missing) {
+            return Err(storage_error(&format!("the tree of storage {} is missing", missing.tree)));
+        }
         let mut trees = HashMap::new();
         for entry in std::fs::read_dir(self.trees_directory()).map_err(self.failed("list", &self.directory))? {
             let entry = entry.map_err(self.failed("list", &self.directory))?;
@@ -186,9 +191,6 @@ impl Kv {
                 let staleness = known.map(|known| known.staleness).unwrap_or_default();
                 trees.insert(id, Arc::new(self.open_tree(id, staleness)?));
             }
-        }
-        if let Some(missing) = checkpoint.trees.iter().find(|known| !trees.contains_key(&known.tree)) {
-            return Err(storage_error(&format!("the tree of storage {} is missing", missing.tree)));
         }
         if checkpoint.applied == Lsn::ORIGIN && !trees.is_empty() {
             // Without a checkpoint nothing says which log they were folded from.
@@ -611,6 +613,8 @@ impl Kv {
 const SYSTEM_STORAGE: StorageId = StorageId::new(0);
 const NAME: &str = "kv";
 const CHECKPOINT_NAME: &str = "checkpoint";
+/// In a tree's directory: names the file that lists its tables.
+const CURRENT_NAME: &str = "current";
 const OVERFULL_FACTOR: u64 = 4;
 /// What the directory of a tree is called while it is removed.
 const GONE_SUFFIX: &str = ".gone";

@@ -229,6 +229,8 @@ impl Materialized {
     }
 
     fn fold(&self, commit: &Commit) -> Result<(), FoldError> {
+        let _commit =
+            tracing::debug_span!("commit", lsn = commit.lsn.value(), changes = commit.changes.len()).entered();
         self.catalog.apply(commit)?;
         self.kv.apply(commit)?;
         if self.kv.is_overfull() {

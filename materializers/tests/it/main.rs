@@ -4,6 +4,7 @@
 
 mod damage;
 mod fold;
+mod fold_disk;
 mod oracle;
 mod power_loss;
 mod reclaim;

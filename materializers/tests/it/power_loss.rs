@@ -1,10 +1,11 @@
-//! Loss of power over log, sequencer and rows together, seed by seed; and every call to the log's disk failing once, in turn.
+//! Loss of power over log, sequencer and folds together, seed by seed; and every call to the disk failing once, in turn.
 
 use std::time::Duration;
 
-use highwater_log::env::simulated::Fault;
-use highwater_log::sequencer::CommitError;
+use highwater_log::env::simulated::{Fault, Random};
+use highwater_log::sequencer::{CommitError, Durability};
 use highwater_log::{CommitLog, LogError, Lsn};
+use highwater_materializers::FoldError;
 
 use crate::oracle::{self, State};
 use crate::workload::Workload;
@@ -12,7 +13,7 @@ use crate::world::{Machine, OpenError, World};
 
 /// A machine with short segments and a short history, which is worth trimming.
 fn trimming(seed: u64) -> Machine {
-    let mut machine = Machine::new(seed);
+    let mut machine = Machine::new(seed).with_simulated_folds();
     machine.options.history = Duration::from_secs(1);
     machine.segment_bytes_min = 8 * 1024;
     machine
@@ -37,6 +38,7 @@ fn run(seed: u64, ignores_sync: bool) -> Result<u64, String> {
         naive.rewind_to(world.log.earliest().previous());
         naive.follow(&*world.log).unwrap();
         let states = &naive.states;
+        world.mend_what_reads_meet(states.last().unwrap());
         if known.get(acknowledged.value() as usize).is_some_and(|state| *state != states[acknowledged.value() as usize])
         {
             return Err(format!("{context}: another state at {acknowledged} than was acknowledged"));
@@ -49,6 +51,9 @@ fn run(seed: u64, ignores_sync: bool) -> Result<u64, String> {
         world.assert_state(world.visible(), states.last().unwrap(), &context);
         machine.disk.ignore_sync_data(ignores_sync);
         for _ in 0..workload.random().below(25) {
+            if workload.random().one_in(15) {
+                fail_a_checkpoint(&world, &mut workload, &machine);
+            }
             step(&mut world, &mut workload, &machine, &mut naive, &mut acknowledged)
                 .map_err(|error| format!("{context}: {error}"))?;
         }
@@ -59,18 +64,25 @@ fn run(seed: u64, ignores_sync: bool) -> Result<u64, String> {
         drop(world);
         if workload.random().one_in(8) {
             // What is folded anew begins with the base image, if there is one.
-            std::fs::remove_dir_all(machine.folds_path()).map_err(|error| error.to_string())?;
+            machine.remove_folds();
         }
         if workload.random().one_in(6) {
             machine.disk.kill_process();
         } else {
-            machine.disk.lose_power();
+            machine.lose_power(workload.random());
         }
     }
     Ok(trimmed)
 }
 
-/// One transaction, or some upkeep, or a group of two of which only the pipeline's end is waited for.
+/// Has a checkpoint fail: the trees' files are written, and what records them is not.
+fn fail_a_checkpoint(world: &World, workload: &mut Workload, machine: &Machine) {
+    machine.disk.fail_call(machine.disk.calls() + 1 + workload.random().below(12), Fault::Io);
+    drop(world.folds.checkpoint());
+    machine.disk.fail_call(0, Fault::Io);
+}
+
+/// One transaction, or a group of them, or some upkeep.
 fn step(
     world: &mut World,
     workload: &mut Workload,
@@ -78,10 +90,11 @@ fn step(
     naive: &mut oracle::Fold,
     acknowledged: &mut Lsn,
 ) -> Result<(), CommitError> {
-    match workload.random().below(14) {
+    match workload.random().below(16) {
         0 => drop(world.log.maintain()),
-        1 => drop(world.folds.maintain()),
-        2 => drop(world.folds.checkpoint()),
+        1 if world.folds.maintain().is_ok() => machine.note_recorded(),
+        2 if world.folds.checkpoint().is_ok() => machine.note_recorded(),
+        1 | 2 => {}
         3 => machine.clock.advance(Duration::from_millis(70)),
         4 => {
             machine.clock.advance(Duration::from_secs(2));
@@ -89,6 +102,21 @@ fn step(
             naive.rewind_to(world.log.earliest().previous());
             if naive.follow(&*world.log).is_ok() {
                 drop(world.folds.trim(&*world.log, None));
+            }
+        }
+        5 | 6 => {
+            let mut sets: Vec<_> = (0..1 + workload.random().below(3)).map(|_| workload.next(world)).collect();
+            let is_buffered = workload.random().one_in(3);
+            if let Some(first) = sets.first_mut().filter(|_| is_buffered) {
+                first.durability = Durability::Buffered;
+            }
+            for end in world.commit_group(sets) {
+                match end {
+                    Ok(receipt) => *acknowledged = receipt.map_or(*acknowledged, |receipt| receipt.lsn),
+                    // By one before it in the group.
+                    Err(CommitError::Refused(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         _ => {
@@ -122,13 +150,22 @@ fn work(machine: &Machine, naive: &mut oracle::Fold, acknowledged: &mut Lsn) -> 
         Err(OpenError::Log(LogError::Io { .. } | LogError::NotWritten { .. } | LogError::Locked { .. })) => {
             return Ok(());
         }
+        Err(OpenError::Fold(FoldError::Io { .. })) => return Ok(()),
         Err(error) => return Err(format!("{error:?}")),
     };
     for _ in 0..60 {
         match step(&mut world, &mut workload, machine, naive, acknowledged) {
             Ok(()) | Err(CommitError::NotCommitted { .. }) => {}
+            Err(CommitError::NotYetReadable { lsn, .. }) => {
+                *acknowledged = lsn;
+                return Ok(());
+            }
             Err(CommitError::Unknown { .. } | CommitError::Stopped { .. }) => return Ok(()),
             Err(error) => return Err(error.to_string()),
+        }
+        if world.sequencer.poisoned().is_some() {
+            // Of a buffered commit alone, which nobody waits for.
+            return Ok(());
         }
         assert_eq!(world.visible(), *world.log.durable().borrow(), "everything durable is visible");
         assert_eq!(world.log.appended(), world.visible(), "what failed left no trace");
@@ -152,12 +189,13 @@ fn any_single_failing_call_loses_nothing_and_every_state_equals_the_fold() {
         let mut acknowledged = Lsn::ORIGIN;
         let mut naive = oracle::Fold::default();
         work(&machine, &mut naive, &mut acknowledged).unwrap_or_else(|error| panic!("call {call}: {error}"));
-        machine.disk.lose_power();
+        machine.lose_power(&mut Random::new(call));
         let world = machine.open().unwrap_or_else(|error| panic!("call {call}: refused to start: {error:?}"));
         assert!(world.visible() >= acknowledged, "call {call}: {} of {acknowledged}", world.visible());
         trimmed += u32::from(world.log.earliest() > Lsn::new(1));
         naive.rewind_to(world.log.earliest().previous());
         naive.follow(&*world.log).unwrap();
+        world.mend_what_reads_meet(naive.states.last().unwrap());
         world.assert_state(world.visible(), naive.states.last().unwrap(), &format!("call {call}"));
     }
     assert!(trimmed > 20, "trimmed in {trimmed} runs");

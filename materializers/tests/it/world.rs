@@ -1,11 +1,11 @@
 //! A database without SQL: log, folds and sequencer, with the pipeline run by hand.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
-use highwater_log::env::simulated::{SimulatedClock, SimulatedDisk, machine};
-use highwater_log::env::{Env, SystemDisk};
+use highwater_log::env::simulated::{Random, SimulatedClock, SimulatedDisk, machine};
+use highwater_log::env::{Disk, Env, SystemDisk};
 use highwater_log::row::Row;
 use highwater_log::sequencer::{
     Acknowledgement, CommitError, KeyRange, Pipeline, Receipt, Sequencer, SequencerOptions, WriteSet,
@@ -13,15 +13,18 @@ use highwater_log::sequencer::{
 use highwater_log::{CommitLog, LogError, Lsn, SegmentedLog, SegmentedOptions};
 use highwater_materializers::{FoldError, KvOptions, Materialized, TableRow};
 
+use crate::fold_disk::{FoldDisk, Recorded};
 use crate::oracle::{State, Values};
 
-/// A machine whose log lies on a simulated disk. The folds' trees do their own I/O, so theirs is a real directory.
+/// A machine whose log lies on a simulated disk. The folds' trees do their own I/O, so theirs is a real directory; so are the folds'
+/// other files, unless they are put on the simulated disk, too.
 pub(crate) struct Machine {
     pub(crate) log_env: Env,
     pub(crate) disk: Arc<SimulatedDisk>,
     pub(crate) clock: Arc<SimulatedClock>,
     fold_env: Env,
     directory: tempfile::TempDir,
+    recorded: Mutex<Recorded>,
     pub(crate) options: KvOptions,
     pub(crate) segment_bytes_min: u64,
 }
@@ -36,7 +39,6 @@ pub(crate) struct World {
 
 /// Why a world did not open.
 #[derive(Debug)]
-#[expect(dead_code, reason = "a test prints it")]
 pub(crate) enum OpenError {
     Log(LogError),
     Fold(FoldError),
@@ -53,7 +55,37 @@ impl Machine {
             false => tempfile::tempdir().unwrap(),
         };
         let options = KvOptions { cache_bytes: 64 * 1024, memtable_bytes: 4 * 1024, ..KvOptions::default() };
-        Self { log_env, disk, clock, fold_env, directory, options, segment_bytes_min: 16 * 1024 }
+        let recorded = Mutex::default();
+        Self { log_env, disk, clock, fold_env, directory, recorded, options, segment_bytes_min: 16 * 1024 }
+    }
+
+    /// Has the checkpoints on the simulated disk, and the trees' files torn when power is lost.
+    pub(crate) fn with_simulated_folds(mut self) -> Self {
+        self.fold_env.disk = Arc::new(FoldDisk { simulated: Arc::clone(&self.disk) });
+        self
+    }
+
+    /// The trees' files are as a checkpoint has recorded them.
+    pub(crate) fn note_recorded(&self) {
+        self.recorded.lock().unwrap().note(&self.folds_path());
+    }
+
+    pub(crate) fn lose_power(&self, random: &mut Random) {
+        self.disk.lose_power();
+        self.recorded.lock().unwrap().lose_power(&self.folds_path(), random).unwrap();
+    }
+
+    /// Removes all files of the folds.
+    pub(crate) fn remove_folds(&self) {
+        std::fs::remove_dir_all(self.folds_path()).unwrap();
+        for room in ["catalog", "kv"] {
+            let directory = self.folds_path().join(room);
+            for name in self.disk.list(&directory).unwrap_or_default() {
+                self.disk.remove(&directory.join(name)).unwrap();
+            }
+            self.disk.create_dir(&directory).unwrap();
+            self.disk.sync_dir(&directory).unwrap();
+        }
     }
 
     pub(crate) fn folds_path(&self) -> PathBuf {
@@ -98,6 +130,20 @@ impl World {
         }
         self.pipeline.commit_pending();
         commit.now_or_never().expect("an answer").map(receipt)
+    }
+
+    /// Commits write sets as one group; a buffered one has no receipt.
+    pub(crate) fn commit_group(&mut self, sets: Vec<WriteSet>) -> Vec<Result<Option<Receipt>, CommitError>> {
+        let mut commits: Vec<_> = sets.into_iter().map(|set| Box::pin(self.sequencer.commit(set))).collect();
+        let early: Vec<_> = commits.iter_mut().map(|commit| commit.as_mut().now_or_never()).collect();
+        self.pipeline.commit_pending();
+        let ends = commits.into_iter().zip(early);
+        let ends = ends.map(|(commit, early)| early.unwrap_or_else(|| commit.now_or_never().expect("an answer")));
+        let receipt = |acknowledgement| match acknowledgement {
+            Acknowledgement::Committed(receipt) => Some(receipt),
+            Acknowledgement::Buffered(_) => None,
+        };
+        ends.map(|end| end.map(receipt)).collect()
     }
 
     pub(crate) fn visible(&self) -> Lsn {
@@ -145,6 +191,15 @@ impl World {
             state.producers.insert(*producer, recent.into_iter().collect());
         }
         Ok(state)
+    }
+
+    /// Has rows folded anew of which a read meets damage.
+    pub(crate) fn mend_what_reads_meet(&self, expected: &State) {
+        match self.state_at(self.visible(), expected) {
+            Ok(_) => {}
+            Err(FoldError::Storage { .. }) => self.folds.refold(&*self.log, |_| {}).unwrap(),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Asserts that the folds at `at` are the naive fold's state.
