@@ -10,10 +10,16 @@ mod server;
 mod sql;
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use highwater_log::error_chain;
+use highwater_materializers::{KvOptions, Progress};
+use indicatif::ProgressBar;
+
+use crate::{Database, Options};
 
 pub(crate) use output::{Format, RowWriter};
 
@@ -168,26 +174,53 @@ impl From<std::io::Error> for CliError {
     }
 }
 
-/// Opens the data directory for this process; a long replay shows its progress on standard error.
-fn open_database(directory: &std::path::Path) -> Result<crate::Database, CliError> {
-    open_database_with(directory, crate::Options::default())
+/// Opens the data directory for this process, and leaves its history as long as it is: how long it may be, a server says.
+fn open_database(directory: &Path) -> Result<Database, CliError> {
+    let rows = KvOptions { history: Duration::MAX, ..KvOptions::default() };
+    open_database_with(directory, Options { rows, ..Options::default() }, |_| {})
 }
 
-fn open_database_with(directory: &std::path::Path, options: crate::Options) -> Result<crate::Database, CliError> {
-    let mut bar = None;
-    let database = crate::Database::open_with(directory, options, |progress| {
+/// Opens the data directory for this process; a long replay shows its progress on standard error.
+fn open_database_with(
+    directory: &Path,
+    options: Options,
+    mut told: impl FnMut(Progress),
+) -> Result<Database, CliError> {
+    let mut shown = None;
+    let database = Database::open_with(directory, options, |progress| {
+        told(progress);
         let (from, durable) = (progress.from.value(), progress.durable.value());
-        if durable - from < REPLAY_SHOWN_FROM {
-            return;
+        if durable - from >= REPLAY_SHOWN_FROM {
+            shown.get_or_insert_with(|| Replay::begin(durable - from)).show(progress);
         }
-        let bar =
-            bar.get_or_insert_with(|| indicatif::ProgressBar::new(durable - from).with_prefix("replaying the log"));
-        bar.set_position(progress.applied.value() - from);
     })?;
-    if let Some(bar) = bar {
+    if let Some(Replay { bar, .. }) = shown {
         bar.finish_and_clear();
     }
     Ok(database)
+}
+
+/// A replay, shown as a bar, or in lines where nobody would see one.
+struct Replay {
+    bar: ProgressBar,
+    /// Tenths that were told in lines.
+    tenths: u64,
+}
+
+impl Replay {
+    fn begin(commits: u64) -> Self {
+        Self { bar: ProgressBar::new(commits).with_prefix("replaying the log"), tenths: 0 }
+    }
+
+    fn show(&mut self, progress: Progress) {
+        let done = progress.applied.value() - progress.from.value();
+        self.bar.set_position(done);
+        let tenths = done.saturating_mul(10) / self.bar.length().unwrap_or(1).max(1);
+        if self.bar.is_hidden() && tenths > self.tenths {
+            self.tenths = tenths;
+            eprintln!("replaying the log: lsn {} of {}", progress.applied, progress.durable);
+        }
+    }
 }
 
 /// The threads that a command runs on.
@@ -199,10 +232,10 @@ fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 const REPLAY_SHOWN_FROM: u64 = 10_000;
 /// The command could not do what was asked.
 const FAILED: u8 = 1;
-/// What was looked at is damaged.
+/// What `log verify` has looked at is damaged.
 const DAMAGED: u8 = 3;
 /// The input ended in the middle of something that is not committed.
 const INCOMPLETE: u8 = 4;
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 what was looked at is damaged, \
-4 the input ended inside a transaction.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 `log verify` found damage, \
+4 the input of `ingest` ended inside a transaction or a snapshot.";

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_log::env::Env;
+use highwater_materializers::Progress;
 use highwater_proto::DESCRIPTORS;
 use highwater_proto::v1::changefeed_server::ChangefeedServer;
 use highwater_proto::v1::ingest_server::IngestServer;
@@ -127,7 +128,7 @@ impl Server {
         let (grpc, grpc_address) = listen(options.grpc_listen, options.is_insecure).await?;
         let (http_listener, http_address) = listen(options.http_listen, options.is_insecure).await?;
         let addresses = Addresses { grpc: grpc_address, http: http_address };
-        let health = Arc::new(Health::opening(addresses));
+        let health = Arc::new(Health::opening(addresses, Env::system().clock));
         let mut http = JoinSet::new();
         http.spawn(http::serve(http_listener, Arc::clone(&health)));
         Ok(Self { options, grpc, addresses, health, http })
@@ -145,11 +146,17 @@ impl Server {
         self.addresses.http
     }
 
+    /// Takes how far the log was folded, while the database is opened; `/readyz` tells it.
+    pub fn replaying(&self) -> impl FnMut(Progress) + Send + 'static {
+        let health = Arc::clone(&self.health);
+        move |progress| health.note_replay(progress)
+    }
+
     /// Takes the database that is to be served. From now on it is ready, and calls that come wait until it runs.
     #[must_use]
     pub fn ready(self, database: Arc<Database>) -> ReadyServer {
         database.note_owner(&format!("process {}, grpc http://{}", std::process::id(), self.addresses.grpc));
-        let sessions = Arc::new(Sessions::new(&self.options, Env::system().entropy));
+        let sessions = Arc::new(Sessions::new(&self.options, Env::system()));
         self.health.serve(Arc::clone(&database), Arc::clone(&sessions));
         ReadyServer { server: self, database, sessions }
     }
@@ -222,6 +229,9 @@ impl ReadyServer {
             }
         };
         health.enter(Phase::Stopping);
+        reporter.set_not_serving::<SqlServer<SqlService>>().await;
+        reporter.set_not_serving::<ChangefeedServer<ChangefeedService>>().await;
+        reporter.set_not_serving::<IngestServer<IngestService>>().await;
         stopping.send_replace(true);
         // Whoever has not ended by then is cut off.
         let _ = tokio::time::timeout(options.grace, &mut serving).await;

@@ -7,12 +7,22 @@ mod component;
 #[path = "support/server.rs"]
 mod server;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use highwater_proto::v1::execute_response::Answer;
+use highwater_proto::v1::operations_client::OperationsClient;
+use highwater_proto::v1::sql_client::SqlClient;
+use highwater_proto::v1::{
+    BeginRequest, CommitRequest, Completion, Durability, ExecuteRequest, OpenSessionRequest, StatusRequest,
+};
 use serde_json::{Value, json};
 use server::Server;
+use tonic::Status;
+use tonic::transport::Channel;
 
 fn highwater(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_highwater")).args(arguments).output().unwrap()
@@ -75,7 +85,8 @@ fn probes_are_answered_and_a_signal_ends_it_in_good_order() {
     let (head, body) = server.get("/readyz");
     assert_eq!(head, "HTTP/1.1 200 OK");
     let ready: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(ready, json!({"ready": true, "phase": "serving", "writable": true, "visible_lsn": 0}));
+    let expected = json!({"ready": true, "phase": "serving", "writable": true, "visible_lsn": 0, "replay": null});
+    assert_eq!(ready, expected);
     let url = server.url();
     assert!(highwater(&["sql", "--url", &url, "CREATE TABLE t (id integer)"]).status.success());
     let info: Value = serde_json::from_str(&server.get("/info").1).unwrap();
@@ -101,6 +112,124 @@ fn probes_are_answered_and_a_signal_ends_it_in_good_order() {
     let refused = highwater(&["server", "--grpc-listen", "0.0.0.0:0", "--data", directory.path().to_str().unwrap()]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("--insecure"), "{}", text(&refused.stderr));
+}
+
+/// Runs statements, and gives all answers.
+async fn execute(sql: &mut SqlClient<Channel>, request: ExecuteRequest) -> Result<Vec<Answer>, Status> {
+    let mut answers = sql.execute(request).await?.into_inner();
+    let mut all = Vec::new();
+    while let Some(message) = answers.message().await? {
+        all.extend(message.answer);
+    }
+    Ok(all)
+}
+
+fn sqlstate(status: &Status) -> &str {
+    status.metadata().get("sqlstate").unwrap().to_str().unwrap()
+}
+
+fn completion(answers: &[Answer]) -> &Completion {
+    match answers.last() {
+        Some(Answer::Completion(completion)) => completion,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_session_takes_one_call_at_a_time_and_ends_when_nobody_uses_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let environment = [("HIGHWATER__SERVER__SESSION_IDLE_SECONDS", OsStr::new("2"))];
+    let server = Server::start_with(directory.path(), &environment);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let channel = Channel::from_shared(server.url()).unwrap().connect().await.unwrap();
+        let mut sql = SqlClient::new(channel.clone());
+        let settings = [("hw.min_lsn_timeout".to_owned(), "3s".to_owned())].into();
+        let opened = sql.open_session(OpenSessionRequest { settings }).await.unwrap().into_inner();
+        assert_eq!(opened.idle_ms_max, 2_000);
+        let request = |text: &str| ExecuteRequest {
+            sql: text.to_owned(),
+            session: opened.session.clone(),
+            ..ExecuteRequest::default()
+        };
+        let shown = execute(&mut sql, request("SHOW hw.min_lsn_timeout")).await.unwrap();
+        assert!(format!("{shown:?}").contains("3000ms"), "{shown:?}");
+        // A transaction lasts from call to call, and another session does not see it.
+        execute(&mut sql, request("CREATE TABLE t (id integer); BEGIN; INSERT INTO t VALUES (1)")).await.unwrap();
+        let count = "SELECT count(*) FROM t";
+        let own = execute(&mut sql, request(count)).await.unwrap();
+        let other = execute(&mut sql, ExecuteRequest { session: String::new(), ..request(count) }).await.unwrap();
+        assert_ne!(format!("{own:?}"), format!("{other:?}"));
+        // While rows are being read, it is busy; when their reader has gone, it is not.
+        let many = "SELECT n FROM generate_series(1, 100000000) AS s(n)";
+        let mut reading = sql.execute(request(many)).await.unwrap().into_inner();
+        assert!(reading.message().await.unwrap().is_some());
+        let busy = execute(&mut sql.clone(), request("SELECT 1")).await.unwrap_err();
+        assert_eq!(sqlstate(&busy), "55006", "{busy}");
+        drop(reading);
+        execute(&mut sql, request("SELECT 1")).await.unwrap();
+        // Nobody uses it: it is closed, and what was not committed is gone.
+        let mut operations = OperationsClient::new(channel);
+        while operations.status(StatusRequest {}).await.unwrap().into_inner().session_count > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let gone = execute(&mut sql, request("SELECT 1")).await.unwrap_err();
+        assert_eq!(sqlstate(&gone), highwater::sqlstate::NO_SUCH_SESSION, "{gone}");
+        let after = execute(&mut sql, ExecuteRequest { session: String::new(), ..request(count) }).await.unwrap();
+        assert_eq!(format!("{after:?}"), format!("{other:?}"));
+    });
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_call_says_when_its_commit_is_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let channel = Channel::from_shared(server.url()).unwrap().connect().await.unwrap();
+        let mut sql = SqlClient::new(channel);
+        let request = |text: &str, durability: i32| ExecuteRequest {
+            sql: text.to_owned(),
+            durability,
+            ..ExecuteRequest::default()
+        };
+        let (synced, buffered) = (Durability::Synced as i32, Durability::Buffered as i32);
+        execute(&mut sql, request("CREATE TABLE t (id integer)", 0)).await.unwrap();
+        let answers = execute(&mut sql, request("INSERT INTO t VALUES (1)", buffered)).await.unwrap();
+        assert_eq!(completion(&answers).commit_lsn, None, "nobody knows it before the sync");
+        let begun = sql.begin(BeginRequest::default()).await.unwrap().into_inner();
+        let insert = ExecuteRequest { session: begun.session.clone(), ..request("INSERT INTO t VALUES (2)", 0) };
+        execute(&mut sql, insert).await.unwrap();
+        let commit = CommitRequest { session: begun.session, durability: buffered };
+        assert_eq!(sql.commit(commit).await.unwrap().into_inner().commit_lsn, None);
+        // A synced commit covers those before it.
+        let answers = execute(&mut sql, request("INSERT INTO t VALUES (3)", synced)).await.unwrap();
+        let lsn = completion(&answers).commit_lsn.unwrap();
+        assert_eq!(lsn, 4);
+        let answers = execute(&mut sql, request("SELECT id FROM t ORDER BY id", 0)).await.unwrap();
+        assert_eq!(completion(&answers).rows, Some(3));
+        let refused = execute(&mut sql, request("SELECT 1", 9)).await.unwrap_err();
+        assert_eq!(sqlstate(&refused), "22023");
+    });
+    // The log can be looked at while the server runs: what it shows is synced.
+    let data = directory.path().to_str().unwrap();
+    loop {
+        // The last commit shows when a later frame says that it is synced.
+        let cat = highwater(&["log", "cat", "--data", data]);
+        assert!(cat.status.success(), "{}", text(&cat.stderr));
+        let commits = text(&cat.stdout).lines().count();
+        if commits == 4 {
+            break;
+        }
+        assert!(commits < 4 && text(&cat.stderr).contains("in flight"), "{}", text(&cat.stderr));
+    }
+    let list = Command::new(env!("CARGO_BIN_EXE_highwater")).args(["log", "ls"]).env("HIGHWATER_DATA", data).output();
+    let list = list.unwrap();
+    assert!(text(&list.stderr).contains("synced to lsn 4"), "{}", text(&list.stderr));
+    let verified = highwater(&["log", "verify", "--data", data]);
+    assert!(verified.status.success() && text(&verified.stdout).contains("4 commits"), "{}", text(&verified.stdout));
+    assert_eq!(server.terminate().code(), Some(0));
 }
 
 #[test]

@@ -12,6 +12,8 @@ use highwater_log::base::{BaseReader, BaseState};
 use highwater_log::env::Env;
 use highwater_log::{LogError, LogView, Lsn, SegmentState, SegmentSummary, Verification};
 
+use indicatif::{ProgressBar, ProgressStyle};
+
 use super::{CliError, DAMAGED};
 use render::Renderer;
 
@@ -24,8 +26,8 @@ pub(super) struct LogCommand {
 
 #[derive(Debug, Args)]
 struct Directory {
-    /// The data directory.
-    #[arg(long, value_name = "DIR", default_value = "highwater-data")]
+    /// The data directory; a server may be running on it.
+    #[arg(long, value_name = "DIR", default_value = "./highwater-data", env = "HIGHWATER_DATA")]
     data: PathBuf,
 }
 
@@ -68,7 +70,7 @@ impl LogCommand {
                 cat(&directory.open()?, after.map(Lsn::new), limit.unwrap_or(u64::MAX))
             }
             Action::Verify { directory } => {
-                match directory.look(|view| view.verify(|_| {}), |found| found.damages.is_empty()) {
+                match directory.look(verify, |found| found.damages.is_empty()) {
                     // The end is looked at first, and may be damaged itself.
                     Err(CliError::Log(LogError::Damaged(damage))) => {
                         eprintln!("highwater: {damage}");
@@ -105,6 +107,15 @@ impl Directory {
             return Ok((view, seen?));
         }
     }
+}
+
+/// Reads everything; long work shows a bar.
+fn verify(view: &LogView) -> Result<Verification, LogError> {
+    let bytes = view.segments()?.iter().map(|segment| segment.bytes).sum();
+    let bar = ProgressBar::new(bytes).with_style(ProgressStyle::default_bar());
+    let found = view.verify(|bytes| bar.set_position(bytes));
+    bar.finish_and_clear();
+    found
 }
 
 fn list(view: &LogView, segments: &[SegmentSummary]) -> Result<ExitCode, CliError> {

@@ -66,7 +66,8 @@ impl ServerCommand {
         let data = self.data.clone();
         let rows = KvOptions { history: Duration::from_secs(self.history_seconds), ..KvOptions::default() };
         let options = Options { rows, ..Options::default() };
-        let opened = tokio::task::spawn_blocking(move || open_database_with(&data, options)).await;
+        let told = server.replaying();
+        let opened = tokio::task::spawn_blocking(move || open_database_with(&data, options, told)).await;
         let database = Arc::new(opened.map_err(|error| CliError::Runtime(io::Error::other(error)))??);
         let server = server.ready(Arc::clone(&database));
         eprintln!(

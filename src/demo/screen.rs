@@ -1,5 +1,7 @@
 //! The screen: panels on a terminal, plain lines anywhere else.
 
+#![expect(clippy::disallowed_methods, reason = "a screen shows the time that passes for who looks at it")]
+
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -108,9 +110,10 @@ fn draw(frame: &mut Frame<'_>, shown: &Shown, rate: f64, passed: Duration) {
             .areas(middle);
     let state = if shown.is_ended { "the recording is in" } else { "ingesting" };
     let title = format!(
-        "{state}: {} lines in {:.0} s, {rate:.0} changes a second through the feed; q ends it",
+        "{state}: {} lines in {:.0} s, {rate:.0} changes a second through the feed, now at lsn {}; q ends it",
         shown.lines,
-        passed.as_secs_f64()
+        passed.as_secs_f64(),
+        shown.feed_lsn
     );
     frame.render_widget(Paragraph::new(title).block(Block::bordered().title(" highwater demo ".bold())), head);
 

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use highwater_log::env::Clock;
 use highwater_log::{LogId, Lsn};
+use highwater_materializers::Progress;
 
 use super::Addresses;
 use super::sessions::Sessions;
@@ -22,13 +24,16 @@ pub(super) enum Phase {
 /// Facts about the server, kept up to date.
 pub(super) struct Health {
     pub(super) addresses: Addresses,
-    started: tokio::time::Instant,
+    clock: Arc<dyn Clock>,
+    started: Duration,
     state: Mutex<State>,
     subscriptions: AtomicU64,
 }
 
 struct State {
     phase: Phase,
+    /// While the database is opened: how far the log was folded.
+    replay: Option<Progress>,
     served: Option<(Arc<Database>, Arc<Sessions>)>,
 }
 
@@ -46,13 +51,23 @@ pub(super) struct Facts {
 }
 
 impl Health {
-    pub(super) fn opening(addresses: Addresses) -> Self {
-        let state = Mutex::new(State { phase: Phase::Opening, served: None });
-        Self { addresses, started: tokio::time::Instant::now(), state, subscriptions: AtomicU64::new(0) }
+    pub(super) fn opening(addresses: Addresses, clock: Arc<dyn Clock>) -> Self {
+        let state = Mutex::new(State { phase: Phase::Opening, replay: None, served: None });
+        let started = clock.monotonic();
+        Self { addresses, clock, started, state, subscriptions: AtomicU64::new(0) }
+    }
+
+    pub(super) fn note_replay(&self, progress: Progress) {
+        self.state().replay = Some(progress);
+    }
+
+    /// How far the log was folded, while the database is opened.
+    pub(super) fn replay(&self) -> Option<Progress> {
+        self.state().replay
     }
 
     pub(super) fn serve(&self, database: Arc<Database>, sessions: Arc<Sessions>) {
-        *self.state() = State { phase: Phase::Serving, served: Some((database, sessions)) };
+        *self.state() = State { phase: Phase::Serving, replay: None, served: Some((database, sessions)) };
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -69,7 +84,7 @@ impl Health {
     }
 
     pub(super) fn uptime(&self) -> Duration {
-        self.started.elapsed()
+        self.clock.monotonic().saturating_sub(self.started)
     }
 
     /// Before there is a database, `None`.

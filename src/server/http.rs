@@ -26,6 +26,9 @@ pub(super) async fn serve(listener: TcpListener, health: Arc<Health>) -> std::io
 async fn readyz(State(health): State<Arc<Health>>) -> Response {
     let facts = health.facts();
     let is_ready = health.phase() == Phase::Serving && facts.is_some();
+    let replay = health
+        .replay()
+        .map(|progress| json!({ "applied_lsn": progress.applied.value(), "durable_lsn": progress.durable.value() }));
     let body = json!({
         "ready": is_ready,
         "phase": match health.phase() {
@@ -35,6 +38,7 @@ async fn readyz(State(health): State<Arc<Health>>) -> Response {
         },
         "writable": facts.as_ref().is_some_and(|facts| facts.not_writable.is_none()),
         "visible_lsn": facts.map(|facts| facts.visible.value()),
+        "replay": replay,
     });
     let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(body)).into_response()

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use highwater_log::env::Entropy;
+use highwater_log::env::{Clock, Entropy, Env};
 use highwater_query::{Session, SqlError, sqlstate};
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::Instant;
 
 use super::ServerOptions;
 
@@ -17,24 +16,26 @@ pub(super) struct Sessions {
     open: Mutex<HashMap<String, Arc<Entry>>>,
     idle_max: Duration,
     count_max: usize,
+    clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
 
 struct Entry {
     session: Arc<tokio::sync::Mutex<Session>>,
-    /// When a call last began or ended with it.
-    used: Mutex<Instant>,
+    clock: Arc<dyn Clock>,
+    /// When a call last began or ended with it, by the clock's monotonic time.
+    used: Mutex<Duration>,
     /// Set by whoever held it last.
     is_closed: AtomicBool,
 }
 
 impl Entry {
     fn touch(&self) {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.monotonic();
     }
 
     fn idle(&self) -> Duration {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.clock.monotonic().saturating_sub(*self.used.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -65,16 +66,17 @@ impl Drop for Held {
 }
 
 impl Sessions {
-    pub(super) fn new(options: &ServerOptions, entropy: Arc<dyn Entropy>) -> Self {
+    pub(super) fn new(options: &ServerOptions, env: Env) -> Self {
         let (idle_max, count_max) = (options.session_idle_max, options.sessions_max);
-        Self { open: Mutex::default(), idle_max, count_max, entropy }
+        Self { open: Mutex::default(), idle_max, count_max, clock: env.clock, entropy: env.entropy }
     }
 
     /// Keeps a session, and gives it an id that cannot be guessed.
     pub(super) fn open(&self, session: Session) -> Result<String, SqlError> {
         let id: String = self.entropy.draw().iter().map(|byte| format!("{byte:02x}")).collect();
         let session = Arc::new(tokio::sync::Mutex::new(session));
-        let entry = Arc::new(Entry { session, used: Mutex::new(Instant::now()), is_closed: AtomicBool::new(false) });
+        let (clock, used) = (Arc::clone(&self.clock), Mutex::new(self.clock.monotonic()));
+        let entry = Arc::new(Entry { session, clock, used, is_closed: AtomicBool::new(false) });
         let mut open = self.lock();
         if open.len() >= self.count_max {
             let message = format!("there are {} sessions, as many as may be open together", self.count_max);

@@ -10,7 +10,7 @@ use highwater_proto::v1::execute_response::Answer;
 use highwater_proto::v1::sql_server::Sql;
 use highwater_proto::v1::{
     BeginRequest, BeginResponse, CloseSessionRequest, CloseSessionResponse, CommitRequest, CommitResponse, Completion,
-    ExecuteRequest, ExecuteResponse, Format, OpenSessionRequest, OpenSessionResponse, RollbackRequest,
+    Durability, ExecuteRequest, ExecuteResponse, Format, OpenSessionRequest, OpenSessionResponse, RollbackRequest,
     RollbackResponse, WriteNumber,
 };
 use highwater_query::{Interrupt, Outcome, Parsed, RowStream, Session, SqlError, sqlstate};
@@ -79,6 +79,7 @@ impl SqlService {
         let session = borrowed.session();
         session.interrupted_by(interrupt);
         set_min_lsn(session, request.min_lsn)?;
+        set_durability(session, request.durability)?;
         let statements = session.parse(&request.sql)?;
         let Some(number) = request.number else {
             for statement in statements {
@@ -140,6 +141,15 @@ fn set_min_lsn(session: &mut Session, lsn: u64) -> Result<(), SqlError> {
         return Err(SqlError::new(sqlstate::LSN_NOT_REACHED, message));
     }
     session.configure("hw.min_lsn", &lsn.to_string())
+}
+
+fn set_durability(session: &mut Session, durability: i32) -> Result<(), SqlError> {
+    match Durability::try_from(durability) {
+        Ok(Durability::Unspecified) => Ok(()),
+        Ok(Durability::Synced) => session.configure("synchronous_commit", "on"),
+        Ok(Durability::Buffered) => session.configure("synchronous_commit", "off"),
+        Err(_) => Err(invalid("the durability is none that there is")),
+    }
 }
 
 /// Gives an answer, when the one before is read. Without anybody to answer, the work is over.
@@ -270,6 +280,7 @@ impl Sql for SqlService {
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {
         let commit = async {
             let mut session = self.sessions.take(&request.get_ref().session).await?;
+            set_durability(&mut session, request.get_ref().durability)?;
             match session.execute("COMMIT").await? {
                 // What PostgreSQL answers with a tag, where a client that reads no tags would take it for done.
                 Outcome::Done(done) if done.tag == "ROLLBACK" => {
