@@ -97,7 +97,7 @@ fn ingest(directory: &Path) {
 /// How fast PostgreSQL itself tells the changes of like transactions: pgbench's tables made and 8,000 of its transactions, decoded to
 /// text by `test_decoding` and written to a file by `pg_recvlogical`.
 fn postgresql(directory: &Path) {
-    let Some(postgres) = Postgres::find() else { return };
+    let Some(postgres) = Postgres::find_with(true) else { return };
     let Some(programs) = postgres.programs() else { return };
     let program = |name: &str| {
         let mut command = Command::new(programs.join(name));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater::{Database, FeedError, FeedOptions, FeedStart, Interrupt, Options, Outcome, SqlError, sqlstate};
+use highwater_log::sequencer::SequencerOptions;
 use highwater_log::{Lsn, SegmentedOptions};
 use highwater_materializers::KvOptions;
 use session::cell;
@@ -52,6 +53,77 @@ fn concurrent_updates_of_one_row_are_all_counted() {
         let n = cell(&mut database.session(), "SELECT n FROM counter").await.unwrap();
         assert_eq!(n, succeeded.to_string());
         assert!(succeeded > 0);
+    });
+}
+
+#[test]
+fn a_statement_that_loses_a_race_is_run_again() {
+    const STATEMENTS: i64 = 9;
+    const ROUNDS: i64 = 200;
+    runtime().block_on(async {
+        let database = Arc::new(Database::in_memory().unwrap());
+        let script = "CREATE TABLE counter (id integer PRIMARY KEY, n bigint); INSERT INTO counter VALUES (1, 0)";
+        database.sql(script).await.unwrap();
+        for _ in 0..ROUNDS {
+            // A statement loses once to each of the other's at most: ten attempts are always enough.
+            let tasks = [(), ()].map(|()| {
+                let database = Arc::clone(&database);
+                tokio::spawn(async move {
+                    let mut session = database.session();
+                    for _ in 0..STATEMENTS {
+                        session.execute("UPDATE counter SET n = n + 1 WHERE id = 1").await.unwrap();
+                    }
+                })
+            });
+            for task in tasks {
+                task.await.unwrap();
+            }
+        }
+        let n = cell(&mut database.session(), "SELECT n FROM counter").await.unwrap();
+        assert_eq!(n, (2 * STATEMENTS * ROUNDS).to_string());
+    });
+}
+
+#[test]
+fn a_read_waits_for_the_lsn_that_it_was_told() {
+    runtime().block_on(async {
+        let database = Arc::new(Database::in_memory().unwrap());
+        database.sql("CREATE TABLE t (id integer PRIMARY KEY)").await.unwrap();
+        let mut session = database.session();
+        session.execute(&format!("SET hw.min_lsn = {}", database.visible().next())).await.unwrap();
+        session.execute("SET hw.min_lsn_timeout = '10min'").await.unwrap();
+        let mut read = Box::pin(async move { cell(&mut session, "SELECT count(*) FROM t").await });
+        let is_early = tokio::time::timeout(Duration::from_millis(50), &mut read).await.is_ok();
+        assert!(!is_early, "it has answered before the LSN was there");
+        database.sql("INSERT INTO t VALUES (1)").await.unwrap();
+        assert_eq!(read.await.unwrap(), "1");
+    });
+}
+
+#[test]
+fn a_transaction_larger_than_its_limit_is_refused_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let sequencer = SequencerOptions { transaction_bytes_max: 1024 * 1024, ..SequencerOptions::default() };
+        let options = Options { sequencer, ..Options::default() };
+        let database = Database::open_with(directory.path(), options, |_| {}).unwrap();
+        database.sql("CREATE TABLE t (id integer PRIMARY KEY, v text)").await.unwrap();
+        let insert = |from: u32, to: u32| {
+            format!("INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series({from}, {to}) AS s(n)")
+        };
+        let refused = database.sql(&insert(1, 2_000)).await.err().unwrap();
+        assert_eq!(refused.sqlstate, sqlstate::PROGRAM_LIMIT_EXCEEDED, "{refused}");
+        // Statement by statement it is as large.
+        let mut session = database.begin().await.unwrap();
+        session.execute(&insert(1, 600)).await.unwrap();
+        let second = session.execute(&insert(601, 1_200)).await;
+        let outcome = if second.is_ok() { session.execute("COMMIT").await } else { second };
+        assert_eq!(sqlstate_of(outcome), sqlstate::PROGRAM_LIMIT_EXCEEDED);
+        drop(session);
+        let mut session = database.session();
+        assert_eq!(cell(&mut session, "SELECT count(*) FROM t").await.unwrap(), "0");
+        session.execute(&insert(1, 600)).await.unwrap();
+        assert_eq!(cell(&mut session, "SELECT count(*) FROM t").await.unwrap(), "600");
     });
 }
 

@@ -86,6 +86,25 @@ fn a_snapshot_and_what_follows_leave_no_gap() {
 }
 
 #[test]
+fn a_row_deleted_and_inserted_again_in_one_commit_is_updated() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        run(&database, "CREATE TABLE t (id integer PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+            .await;
+        let mut feed = database.subscribe(&["t"], FeedStart::Now, AT_ONCE).unwrap();
+        let moved = "UPDATE t SET id = 3 WHERE id = 2";
+        run(&database, &format!("BEGIN; DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (1, 'c'); {moved}; COMMIT"))
+            .await;
+        let (events, _) = read_to(&mut feed, BatchKind::Changes, 1 << 20).await;
+        let told: Vec<_> = events.iter().filter_map(|event| Some((event.get("op")?, &event["key"]["id"]))).collect();
+        let (delete, update, insert) = (json!("delete"), json!("update"), json!("insert"));
+        assert_eq!(told, [(&delete, &json!(2)), (&update, &json!(1)), (&insert, &json!(3))], "deletes come first");
+        let updated = events.iter().find(|event| event.get("op") == Some(&update)).unwrap();
+        assert_eq!((&updated["before"]["v"], &updated["after"]["v"]), (&json!("a"), &json!("c")));
+    });
+}
+
+#[test]
 fn every_cursor_goes_on_with_the_next_change_however_small_the_batches() {
     runtime().block_on(async {
         let database = Database::in_memory().unwrap();

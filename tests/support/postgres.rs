@@ -24,7 +24,13 @@ impl Postgres {
     /// # Panics
     /// When `REQUIRE_REAL` names postgres and there is none, or when one that is installed does not start.
     #[must_use]
+    #[allow(dead_code, reason = "a benchmark asks for one that syncs")]
     pub(crate) fn find() -> Option<Self> {
+        Self::find_with(false)
+    }
+
+    /// As [`Postgres::find`]; one that is started here syncs what it writes if `is_synced`.
+    pub(crate) fn find_with(is_synced: bool) -> Option<Self> {
         if let Ok(connection) = std::env::var("TEST_POSTGRES_ADDR") {
             return Some(Self { connection, started: None });
         }
@@ -35,7 +41,7 @@ impl Postgres {
             println!("skipped: no PostgreSQL is installed (scripts/components postgres installs one)");
             return None;
         };
-        Some(Self::start(programs))
+        Some(Self::start(programs, is_synced))
     }
 
     /// The port of one that was started here.
@@ -50,7 +56,7 @@ impl Postgres {
         self.started.as_ref().map(|started| started.programs.as_path())
     }
 
-    fn start(programs: PathBuf) -> Self {
+    fn start(programs: PathBuf, is_synced: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         if is_root() {
             // PostgreSQL refuses to run as root.
@@ -62,8 +68,9 @@ impl Postgres {
         run(init.args(["-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"]));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let sockets = directory.path().display();
+        let fsync = if is_synced { "on" } else { "off" };
         let options = format!(
-            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={sockets} -c fsync=off -c timezone=UTC \
+            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={sockets} -c fsync={fsync} -c timezone=UTC \
              -c wal_level=logical"
         );
         let log = directory.path().join("server.log");
