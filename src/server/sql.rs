@@ -79,7 +79,11 @@ impl SqlService {
         let session = borrowed.session();
         session.interrupted_by(interrupt);
         set_min_lsn(session, request.min_lsn)?;
-        set_durability(session, request.durability)?;
+        let durability = durability_of(request.durability)?;
+        if request.number.is_some() && durability == Durability::Buffered {
+            return Err(invalid("a numbered write is acknowledged when it is synced"));
+        }
+        set_durability(session, durability)?;
         let statements = session.parse(&request.sql)?;
         let Some(number) = request.number else {
             for statement in statements {
@@ -143,12 +147,15 @@ fn set_min_lsn(session: &mut Session, lsn: u64) -> Result<(), SqlError> {
     session.configure("hw.min_lsn", &lsn.to_string())
 }
 
-fn set_durability(session: &mut Session, durability: i32) -> Result<(), SqlError> {
-    match Durability::try_from(durability) {
-        Ok(Durability::Unspecified) => Ok(()),
-        Ok(Durability::Synced) => session.configure("synchronous_commit", "on"),
-        Ok(Durability::Buffered) => session.configure("synchronous_commit", "off"),
-        Err(_) => Err(invalid("the durability is none that there is")),
+fn durability_of(number: i32) -> Result<Durability, SqlError> {
+    Durability::try_from(number).map_err(|_| invalid("the durability is none that there is"))
+}
+
+fn set_durability(session: &mut Session, durability: Durability) -> Result<(), SqlError> {
+    match durability {
+        Durability::Unspecified => Ok(()),
+        Durability::Synced => session.configure("synchronous_commit", "on"),
+        Durability::Buffered => session.configure("synchronous_commit", "off"),
     }
 }
 
@@ -279,8 +286,9 @@ impl Sql for SqlService {
 
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {
         let commit = async {
+            let durability = durability_of(request.get_ref().durability)?;
             let mut session = self.sessions.take(&request.get_ref().session).await?;
-            set_durability(&mut session, request.get_ref().durability)?;
+            set_durability(&mut session, durability)?;
             match session.execute("COMMIT").await? {
                 // What PostgreSQL answers with a tag, where a client that reads no tags would take it for done.
                 Outcome::Done(done) if done.tag == "ROLLBACK" => {
