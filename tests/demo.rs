@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn recorded(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/postgres-cdc").join(name)
@@ -24,12 +24,30 @@ fn the_demo_ends_with_every_table_and_sum_of_the_recording() {
     let told = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{told}{}", text(&output.stderr));
     assert!(!told.contains("DIFFERS"), "{told}");
-    // Eight tables, the sums by SQL and by the feed, and their agreement at every commit behind the snapshot.
+    // Eight tables, the sums by SQL and by the feed, and their agreement at every commit after the snapshot.
     assert_eq!(told.lines().filter(|line| line.starts_with("  equal ")).count(), 8 + 3, "{told}");
-    let agreement = told.lines().rfind(|line| line.contains("behind the snapshot")).unwrap();
+    let agreement = told.lines().rfind(|line| line.contains("after the snapshot")).unwrap();
     let counts: Vec<u64> = agreement.split(' ').filter_map(|word| word.parse().ok()).collect();
     assert!(counts[0] == counts[1] && counts[0] > 8_000, "{agreement}");
     assert!(told.contains("grpcurl -plaintext"), "{told}");
+}
+
+#[test]
+fn a_demo_that_is_kept_serves_until_it_is_told_to_end() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+    let mut child = command.args(["demo", "--keep"]).stdout(Stdio::piped()).spawn().unwrap();
+    let told: Vec<String> = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap)
+        .take_while(|line| !line.ends_with("Ctrl-C ends it"))
+        .collect();
+    let url = told.iter().find_map(|line| line.trim().strip_prefix("highwater sql --url ")).unwrap();
+    let query = ["sql", "--url", url, "--output", "csv", "SELECT count(*) FROM pgbench_accounts"];
+    let output = Command::new(env!("CARGO_BIN_EXE_highwater")).args(query).output().unwrap();
+    assert_eq!(text(&output.stdout), "count\n100000\n", "{}", text(&output.stderr));
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

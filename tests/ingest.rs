@@ -324,7 +324,7 @@ fn a_key_that_changes_keeps_the_values_that_were_left_out() {
     world.ingest("docs", Some("docs.sql"), &stream, INCOMPLETE);
     let rows = String::from_utf8(world.csv("docs", "SELECT * FROM docs ORDER BY id")).unwrap();
     assert_eq!(rows, "id,body\n3,longer\n6,\n7,none\n");
-    // What no row has is refused: nothing was deleted, something else was, or somewhere else.
+    // What no row has is refused: nothing was deleted, or something else was.
     let alone = vec![docs_event("c", 4, 400, 9, UNCHANGED), docs_event("c", 5, 500, 10, None)];
     let unlike = vec![
         docs_event("d", 4, 400, 3, None),

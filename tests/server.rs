@@ -8,7 +8,7 @@ mod component;
 mod server;
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -75,6 +75,33 @@ fn the_command_line_does_with_a_server_what_it_does_with_a_directory() {
     let embedded = highwater(&["feed", "tail", "t", "--data", data]);
     assert_eq!(text(&embedded.stdout), text(&tail.stdout));
     assert_eq!(embedded.stdout, tail.stdout);
+}
+
+#[test]
+fn the_shell_describes_tables_goes_on_after_errors_and_keeps_its_history() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let done = highwater(&["sql", "--data", data, "CREATE TABLE t (id integer PRIMARY KEY, v text UNIQUE)"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    // A terminal of its own, in which lines are read as they are.
+    let shell = format!("{} sql --data {data}", env!("CARGO_BIN_EXE_highwater"));
+    let mut script = Command::new("script")
+        .args(["-qec", &shell, "/dev/null"])
+        .env("TERM", "dumb")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = "\\d\n\\d t\nSELECT nothing;\nSELECT 40 + 2\nAS answer;\n\\q\n";
+    script.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = script.wait_with_output().unwrap();
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    for part in ["\\? for help", "public", "t_pkey", "t_v_key", "UNIQUE", "integer", "42703", "answer", "42"] {
+        assert!(told.contains(part), "{part:?} in {told}");
+    }
+    let history = std::fs::read_to_string(directory.path().join("sql_history")).unwrap();
+    assert!(history.contains("SELECT nothing;") && history.contains("AS answer;"), "{history}");
 }
 
 #[test]

@@ -189,7 +189,7 @@ impl Session {
             other if as_of.is_some() => {
                 let word = other.to_string();
                 let word = word.split(' ').next().unwrap_or_default();
-                Err(SqlError::unsupported(&format!("AS OF LSN behind {word}")))
+                Err(SqlError::unsupported(&format!("AS OF LSN after {word}")))
             }
             Statement::Commit { chain: false, .. } => self.commit().await.map(Outcome::Done),
             Statement::Rollback { chain: false, savepoint: None } => Ok(Outcome::Done(self.rollback())),

@@ -18,7 +18,7 @@ use super::place::{Found, Place};
 use super::{CliError, INCOMPLETE, open_database};
 use crate::client::Client;
 
-/// Ingest change events, one upstream transaction a commit. Given again, it goes on behind what is stored.
+/// Ingest change events, one upstream transaction a commit. Given again, it goes on after what is stored.
 #[derive(Debug, Args)]
 pub(super) struct IngestCommand {
     /// The events' format.

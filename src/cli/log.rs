@@ -45,7 +45,7 @@ enum Action {
     Cat {
         #[command(flatten)]
         directory: Directory,
-        /// Begin behind this LSN; without it, with the earliest commit that is not trimmed away.
+        /// Begin after this LSN; without it, with the earliest commit that is not trimmed away.
         #[arg(long, value_name = "LSN")]
         after: Option<u64>,
         /// Print at most this many commits.

@@ -11,7 +11,8 @@ pub(super) struct Place {
     #[arg(long, conflicts_with = "url")]
     data: Option<PathBuf>,
 
-    /// A server instead: the address of its gRPC, like http://127.0.0.1:7433. `HIGHWATER_URL` says it too.
+    /// A server instead: the address of its gRPC, like http://127.0.0.1:7433. `HIGHWATER_URL` says it too, and comes before
+    /// `HIGHWATER_DATA`.
     #[arg(long)]
     url: Option<String>,
 }

@@ -36,7 +36,7 @@ pub(super) async fn compare(client: &Client, panels: &Panels, expected: &Expecte
         tell(
             agree,
             &format!(
-                "the four sums agreed at {} of {} commits behind the snapshot",
+                "the four sums agreed at {} of {} commits after the snapshot",
                 shown.commits_checked - shown.commits_disagreeing,
                 shown.commits_checked
             ),

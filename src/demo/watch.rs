@@ -96,7 +96,7 @@ struct Fold {
     is_open: bool,
     changes: u64,
     sums: [i128; 4],
-    /// The sums behind the last whole commit: a batch may end inside one.
+    /// The sums after the last whole commit: a batch may end inside one.
     settled: [i128; 4],
     checked: u64,
     disagreeing: u64,
