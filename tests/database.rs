@@ -337,6 +337,14 @@ fn statements_that_mean_harm_are_refused() {
         assert_eq!(sqlstate_of(session.execute(&many).await), "00000", "a long union is planned in one go");
         let long_key = format!("INSERT INTO t VALUES ('{}')", "k".repeat(9_000));
         assert_eq!(sqlstate_of(session.execute(&long_key).await), sqlstate::PROGRAM_LIMIT_EXCEEDED);
+        let joined = |count: usize| {
+            let joins: String = (1..=count).map(|n| format!(" JOIN t AS t{n} ON t{n}.id = t0.id")).collect();
+            format!("SELECT count(*) FROM t AS t0{joins}")
+        };
+        assert_eq!(cell(&mut session, &joined(100)).await.unwrap(), "0");
+        assert_eq!(sqlstate_of(session.execute(&joined(101)).await), sqlstate::STATEMENT_TOO_COMPLEX);
+        let stars = format!("SELECT *{} FROM t", ", *".repeat(1_664));
+        assert_eq!(sqlstate_of(session.execute(&stars).await), sqlstate::TOO_MANY_COLUMNS);
         let zero = session.execute("INSERT INTO t VALUES ('\u{0}')").await;
         assert_eq!(sqlstate_of(zero), sqlstate::CHARACTER_NOT_IN_REPERTOIRE);
     });

@@ -173,7 +173,7 @@ fn damage_anywhere_in_a_data_directory_is_put_right_or_refused_and_never_a_wrong
         &[
             "sql",
             "CREATE TABLE t (id integer PRIMARY KEY, v text UNIQUE); \
-             INSERT INTO t SELECT value, 'value ' || value FROM generate_series(1, 20000); \
+             INSERT INTO t SELECT n, 'value ' || n FROM generate_series(1, 20000) AS s(n); \
              UPDATE t SET v = 'changed ' || id WHERE id % 3 = 0; DELETE FROM t WHERE id % 5 = 0",
         ],
         &good,
@@ -288,7 +288,7 @@ fn queries_that_compute_for_long_hold_up_no_probe_and_no_other_statement() {
         command.args(["sql", "--url", &url, "--output", "csv", statement]).stdout(Stdio::piped());
         command
     };
-    let made = "CREATE TABLE n (n bigint PRIMARY KEY); INSERT INTO n SELECT value FROM generate_series(1, 60000)";
+    let made = "CREATE TABLE n (n bigint PRIMARY KEY); INSERT INTO n SELECT s.n FROM generate_series(1, 60000) AS s(n)";
     assert!(sql(made).status().unwrap().success());
     // Hours of work, more of it at a time than there are cores.
     let long = "SELECT count(*) FROM n a, n b WHERE a.n * b.n % 7 = -1 AND sqrt(a.n * b.n) = -1";

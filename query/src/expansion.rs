@@ -1,11 +1,13 @@
-//! How many tables a query reads once its `WITH` queries are written out.
+//! How many tables a query reads once its `WITH` queries are written out, and how many joins it has.
 //!
 //! The planner plans a `WITH` query anew wherever it is named. Where each of a chain of them names the one before it twice, a short
 //! text is a plan that no memory holds.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::sqlparser::ast::{ObjectName, Query, Visit, Visitor};
 
 use crate::error::SqlError;
@@ -83,7 +85,26 @@ impl Visitor for Counter {
     }
 }
 
+/// Refuses a plan of too many joins: a chain of more than 128 never ends, for a task gives way after as many steps, and polls the
+/// chain from its beginning again.
+///
+/// # Errors
+/// `54001`.
+pub(crate) fn check_joins(plan: &Arc<dyn ExecutionPlan>) -> Result<(), SqlError> {
+    let mut joins = 0;
+    let mut rest = vec![plan];
+    while let Some(plan) = rest.pop() {
+        joins += usize::from(plan.name().contains("Join"));
+        rest.extend(plan.children());
+    }
+    match joins {
+        0..=JOINS_MAX => Ok(()),
+        _ => Err(SqlError::new(sqlstate::STATEMENT_TOO_COMPLEX, format!("the query has more than {JOINS_MAX} joins"))),
+    }
+}
+
 const TABLES_MAX: u64 = 1_000;
+const JOINS_MAX: usize = 100;
 
 #[cfg(test)]
 mod tests {

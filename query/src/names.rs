@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use arrow::datatypes::Schema;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, CastKind, Distinct, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, TableAlias, TableFactor, VisitMut, VisitorMut,
+    SelectItemQualifiedWildcardKind, SetExpr, TableAlias, TableFactor, TrimWhereField, Value, VisitMut, VisitorMut,
+    visit_expressions,
 };
 
 use crate::error::SqlError;
@@ -19,8 +20,9 @@ use crate::sqlstate;
 /// # Errors
 /// `42702` where ORDER BY or DISTINCT ON name several.
 pub(crate) fn name_columns(query: &mut Query) -> Result<(), SqlError> {
-    name_columns_of(query, false)?;
-    match query.visit(&mut Namer) {
+    let mut namer = Namer { given: 0 };
+    namer.name_columns_of(query, false)?;
+    match query.visit(&mut namer) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -31,7 +33,10 @@ pub(crate) fn result_names(schema: &Schema) -> impl Iterator<Item = &str> {
     schema.fields().iter().map(|field| given_name(field.name()))
 }
 
-struct Namer;
+struct Namer {
+    /// How many names were given that are unlike all others.
+    given: usize,
+}
 
 impl VisitorMut for Namer {
     type Break = SqlError;
@@ -39,7 +44,7 @@ impl VisitorMut for Namer {
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
         for cte in query.with.iter_mut().flat_map(|with| &mut with.cte_tables) {
             let is_known = !is_renamed(&cte.query, Some(&cte.alias));
-            if let Err(error) = name_columns_of(&mut cte.query, is_known) {
+            if let Err(error) = self.name_columns_of(&mut cte.query, is_known) {
                 return ControlFlow::Break(error);
             }
         }
@@ -49,12 +54,120 @@ impl VisitorMut for Namer {
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
         let TableFactor::Derived { subquery, alias, .. } = factor else { return ControlFlow::Continue(()) };
         let is_known = !is_renamed(subquery, alias.as_ref());
-        name_columns_of(subquery, is_known).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+        self.name_columns_of(subquery, is_known).map_or_else(ControlFlow::Break, ControlFlow::Continue)
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
         let Expr::Exists { subquery, .. } = expr else { return ControlFlow::Continue(()) };
-        name_columns_of(subquery, false).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+        self.name_columns_of(subquery, false).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    }
+}
+
+impl Namer {
+    /// Names the columns of a query, known by their names to one around it or not.
+    fn name_columns_of(&mut self, query: &mut Query, is_known: bool) -> Result<(), SqlError> {
+        // What is united has names alone: its columns are told apart by them.
+        let mut is_known = is_known;
+        let is_united = matches!(&*query.body, SetExpr::SetOperation { .. });
+        let mut sorted: Vec<&mut Expr> = sort_keys(&mut query.order_by).collect();
+        let mut body = &mut *query.body;
+        let mut rest = Vec::new();
+        loop {
+            match body {
+                SetExpr::SetOperation { left, right, .. } => {
+                    rest.push(&mut **right);
+                    body = left;
+                    continue;
+                }
+                SetExpr::Query(inner) => {
+                    sorted.extend(sort_keys(&mut inner.order_by));
+                    body = &mut inner.body;
+                    continue;
+                }
+                SetExpr::Select(select) => self.name_items(select, std::mem::take(&mut sorted), is_known, is_united)?,
+                _ => {}
+            }
+            // The first of those that are united names the columns.
+            is_known = false;
+            sorted.clear();
+            match rest.pop() {
+                Some(next) => body = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Bare names in `sorted` and in DISTINCT ON are those of result columns first.
+    fn name_items<'a>(
+        &mut self,
+        select: &'a mut Select,
+        mut sorted: Vec<&'a mut Expr>,
+        is_known: bool,
+        is_united: bool,
+    ) -> Result<(), SqlError> {
+        let Select { projection, distinct, .. } = select;
+        let is_on = matches!(distinct, Some(Distinct::On(_)));
+        if let Some(Distinct::On(expressions)) = distinct {
+            for expr in &mut *expressions {
+                let meant = place_of(expr).and_then(|place| projection.get(place)).and_then(item_expr);
+                if let Some(meant) = meant {
+                    *expr = meant.clone();
+                }
+            }
+            sorted.extend(expressions);
+        }
+        check_sorted(&sorted, projection)?;
+        let has_wildcard = projection.iter().any(is_wildcard);
+        // An alias or a bare column beside a qualified one of that name is ambiguous, or alike, to the planner.
+        let qualified: HashSet<String> = projection.iter().filter_map(qualified_name).collect();
+        let mut counts = HashMap::new();
+        projection.iter().filter_map(item_name).for_each(|name| *counts.entry(name).or_insert(0) += 1);
+        // In an expression to sort by, a name is that of a column that is selected from.
+        let mentioned: HashSet<String> =
+            sorted.iter().filter(|key| !is_bare(key)).flat_map(|key| names_in(key)).collect();
+        let mut seen = HashSet::new();
+        for item in projection.iter_mut() {
+            let Some(name) = item_name(item) else { continue };
+            let (expr, is_unnamed) = match item {
+                SelectItem::UnnamedExpr(expr) => (expr.clone(), column(expr).is_none()),
+                SelectItem::ExprWithAlias { expr, .. } => (expr.clone(), false),
+                _ => continue,
+            };
+            let is_alias = matches!(item, SelectItem::ExprWithAlias { .. });
+            let is_repeated = (is_known || is_united) && counts.get(&name).is_some_and(|count| *count > 1);
+            let is_alike = match is_known {
+                true => is_repeated,
+                false => {
+                    let shown = if is_alias { name.clone() } else { written_alike(&expr) };
+                    let may_be_taken = is_alias || is_bare(&expr);
+                    let is_taken = may_be_taken && (qualified.contains(&name) || mentioned.contains(&name));
+                    !seen.insert(shown) || is_repeated || has_wildcard || is_taken
+                }
+            };
+            let is_meant = |key: &Expr| matches!(key, Expr::Identifier(ident) if folded(ident) == name);
+            if is_on && (is_alias || is_unnamed) {
+                // The planner looks for these in what is selected from.
+                sorted.iter_mut().filter(|key| is_meant(key)).for_each(|key| **key = expr.clone());
+            }
+            if !is_alike && !is_unnamed {
+                continue;
+            }
+            let alias = match is_known && !is_alike {
+                true => Ident::with_quote('"', name.clone()),
+                false => Ident::with_quote('"', {
+                    self.given += 1;
+                    format!("{UNIQUE_PREFIX}{}_{name}", self.given)
+                }),
+            };
+            if !is_on {
+                // A number is a place in the select list.
+                let is_same = |key: &Expr| *key == expr && column(key).is_none() && !matches!(key, Expr::Value(_));
+                let keys = sorted.iter_mut().filter(|key| is_meant(key) || is_same(key));
+                keys.for_each(|key| **key = Expr::Identifier(alias.clone()));
+            }
+            *item = SelectItem::ExprWithAlias { expr, alias };
+        }
+        Ok(())
     }
 }
 
@@ -65,37 +178,6 @@ fn is_renamed(query: &Query, alias: Option<&TableAlias>) -> bool {
     given > 0 && given == items.len() && !items.iter().any(is_wildcard)
 }
 
-/// Names the columns of a query, known by their names to one around it or not.
-fn name_columns_of(query: &mut Query, is_known: bool) -> Result<(), SqlError> {
-    let mut is_known = is_known;
-    let mut sorted: Vec<&mut Expr> = sort_keys(&mut query.order_by).collect();
-    let mut body = &mut *query.body;
-    let mut rest = Vec::new();
-    loop {
-        match body {
-            SetExpr::SetOperation { left, right, .. } => {
-                rest.push(&mut **right);
-                body = left;
-                continue;
-            }
-            SetExpr::Query(inner) => {
-                sorted.extend(sort_keys(&mut inner.order_by));
-                body = &mut inner.body;
-                continue;
-            }
-            SetExpr::Select(select) => name_items(select, std::mem::take(&mut sorted), is_known)?,
-            _ => {}
-        }
-        // The first of those that are united names the columns.
-        is_known = false;
-        sorted.clear();
-        match rest.pop() {
-            Some(next) => body = next,
-            None => return Ok(()),
-        }
-    }
-}
-
 fn sort_keys(order_by: &mut Option<OrderBy>) -> impl Iterator<Item = &mut Expr> {
     let keys = order_by.as_mut().and_then(|order_by| match &mut order_by.kind {
         OrderByKind::Expressions(expressions) => Some(expressions),
@@ -104,57 +186,37 @@ fn sort_keys(order_by: &mut Option<OrderBy>) -> impl Iterator<Item = &mut Expr> 
     keys.into_iter().flatten().map(|order| &mut order.expr)
 }
 
-/// Bare names in `sorted` and in DISTINCT ON are those of result columns first.
-fn name_items<'a>(select: &'a mut Select, mut sorted: Vec<&'a mut Expr>, is_known: bool) -> Result<(), SqlError> {
-    let Select { projection, distinct, .. } = select;
-    let is_on = matches!(distinct, Some(Distinct::On(_)));
-    if let Some(Distinct::On(expressions)) = distinct {
-        sorted.extend(expressions);
+/// The place that a number means in a select list, from 0.
+fn place_of(expr: &Expr) -> Option<usize> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::Number(digits, _) => digits.parse::<usize>().ok()?.checked_sub(1),
+            _ => None,
+        },
+        _ => None,
     }
-    check_sorted(&sorted, projection)?;
-    let has_wildcard = projection.iter().any(is_wildcard);
-    // An alias or a bare column beside a qualified one of that name is ambiguous, or alike, to the planner.
-    let qualified: HashSet<String> = projection.iter().filter_map(qualified_name).collect();
-    let mut counts = HashMap::new();
-    projection.iter().filter_map(item_name).for_each(|name| *counts.entry(name).or_insert(0) += 1);
-    let mut seen = HashSet::new();
-    for (index, item) in projection.iter_mut().enumerate() {
-        let Some(name) = item_name(item) else { continue };
-        let (expr, is_unnamed) = match item {
-            SelectItem::UnnamedExpr(expr) => (expr.clone(), column(expr).is_none()),
-            SelectItem::ExprWithAlias { expr, .. } => (expr.clone(), false),
-            _ => continue,
-        };
-        let is_alias = matches!(item, SelectItem::ExprWithAlias { .. });
-        let is_alike = match is_known {
-            true => counts.get(&name).is_some_and(|count| *count > 1),
-            false => {
-                let shown = if is_alias { name.clone() } else { expr.to_string() };
-                let may_be_taken = is_alias || is_bare(&expr);
-                !seen.insert(shown) || has_wildcard || (may_be_taken && qualified.contains(&name))
-            }
-        };
-        let is_meant = |key: &Expr| matches!(key, Expr::Identifier(ident) if folded(ident) == name);
-        if is_on && (is_alias || is_unnamed) {
-            // The planner looks for these in what is selected from.
-            sorted.iter_mut().filter(|key| is_meant(key)).for_each(|key| **key = expr.clone());
+}
+
+/// The names of the columns in an expression.
+pub(crate) fn names_in(expr: &Expr) -> Vec<String> {
+    let mut names = Vec::new();
+    let _: ControlFlow<()> = visit_expressions(expr, |expr| {
+        names.extend(column(expr));
+        ControlFlow::Continue(())
+    });
+    names
+}
+
+/// As it is written, columns as they are folded and with their tables' bare names.
+fn written_alike(expr: &Expr) -> String {
+    match expr {
+        Expr::Identifier(ident) => folded(ident),
+        Expr::CompoundIdentifier(parts) => {
+            let parts: Vec<String> = parts.iter().rev().take(2).map(folded).collect();
+            parts.join(" of ")
         }
-        if !is_alike && !is_unnamed {
-            continue;
-        }
-        let alias = match is_known && !is_alike {
-            true => Ident::with_quote('"', name.clone()),
-            false => Ident::with_quote('"', format!("{UNIQUE_PREFIX}{index}_{name}")),
-        };
-        if !is_on {
-            // A number is a place in the select list.
-            let is_same = |key: &Expr| is_unnamed && *key == expr && !matches!(key, Expr::Value(_));
-            let keys = sorted.iter_mut().filter(|key| is_meant(key) || is_same(key));
-            keys.for_each(|key| **key = Expr::Identifier(alias.clone()));
-        }
-        *item = SelectItem::ExprWithAlias { expr, alias };
+        expr => expr.to_string(),
     }
-    Ok(())
 }
 
 /// That a bare name sorted by does not mean several result columns.
@@ -243,54 +305,54 @@ pub(crate) const fn is_wildcard(item: &SelectItem) -> bool {
 
 /// What PostgreSQL's `FigureColname` answers.
 fn column_name(expr: &Expr) -> String {
-    name_of(expr).unwrap_or_else(|| "?column?".to_owned())
+    name_of(expr).map_or_else(|| "?column?".to_owned(), |(name, _)| name)
 }
 
-fn name_of(expr: &Expr) -> Option<String> {
+/// A name, and whether it is more than that of a type or of CASE, which give way to one that is.
+fn name_of(expr: &Expr) -> Option<(String, bool)> {
+    let strong = |name: &str| Some((name.to_owned(), true));
     match expr {
-        Expr::Identifier(ident) => Some(folded(ident)),
-        Expr::CompoundIdentifier(parts) => parts.last().map(folded),
+        Expr::Identifier(ident) => strong(&folded(ident)),
+        Expr::CompoundIdentifier(parts) => strong(&folded(parts.last()?)),
         Expr::CompoundFieldAccess { root, access_chain } => {
             let field = access_chain.iter().rev().find_map(|access| match access {
-                AccessExpr::Dot(Expr::Identifier(ident)) => Some(folded(ident)),
+                AccessExpr::Dot(Expr::Identifier(ident)) => strong(&folded(ident)),
                 _ => None,
             });
             field.or_else(|| name_of(root))
         }
         Expr::Nested(inner) => name_of(inner),
-        Expr::Function(function) => {
-            let name = function.name.0.last()?.as_ident().map(folded)?;
-            Some(name)
-        }
+        Expr::Function(function) => strong(&folded(function.name.0.last()?.as_ident()?)),
         Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, .. } => {
-            let inner = name_of(expr).filter(|_| !matches!(**expr, Expr::Case { .. }));
-            inner.or_else(|| type_name(&sql_type::column_type(data_type).ok()?.to_string()))
+            let weak = || Some((type_name(&sql_type::column_type(data_type).ok()?.to_string())?, false));
+            name_of(expr).filter(|(_, is_strong)| *is_strong).or_else(weak)
         }
-        Expr::TypedString(typed) => type_name(&sql_type::column_type(&typed.data_type).ok()?.to_string()),
-        Expr::Interval(_) => Some("interval".to_owned()),
+        Expr::TypedString(typed) => {
+            Some((type_name(&sql_type::column_type(&typed.data_type).ok()?.to_string())?, false))
+        }
+        Expr::Interval(_) => Some(("interval".to_owned(), false)),
         Expr::Case { else_result, .. } => {
-            else_result.as_ref().and_then(|expr| name_of(expr)).or_else(|| Some("case".to_owned()))
+            let other = else_result.as_ref().and_then(|expr| name_of(expr)).filter(|(_, is_strong)| *is_strong);
+            other.or_else(|| Some(("case".to_owned(), false)))
         }
-        Expr::Exists { .. } => Some("exists".to_owned()),
-        Expr::Extract { .. } => Some("extract".to_owned()),
-        Expr::Substring { .. } => Some("substring".to_owned()),
-        Expr::Trim { .. } => Some("btrim".to_owned()),
-        Expr::Position { .. } => Some("position".to_owned()),
-        Expr::Ceil { .. } => Some("ceil".to_owned()),
-        Expr::Floor { .. } => Some("floor".to_owned()),
-        Expr::Overlay { .. } => Some("overlay".to_owned()),
-        Expr::Array(_) => Some("array".to_owned()),
-        Expr::AtTimeZone { .. } => Some("timezone".to_owned()),
-        Expr::Value(value) => match value.value {
-            datafusion::sql::sqlparser::ast::Value::Boolean(_) => Some("bool".to_owned()),
-            _ => None,
-        },
-        Expr::Subquery(query) => match &*query.body {
-            SetExpr::Select(select) => match select.projection.first()? {
-                SelectItem::UnnamedExpr(expr) => name_of(expr),
-                SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
-                _ => None,
-            },
+        Expr::Exists { negated: false, .. } => strong("exists"),
+        Expr::Extract { .. } => strong("extract"),
+        Expr::Substring { shorthand: true, .. } => strong("substr"),
+        Expr::Substring { .. } => strong("substring"),
+        Expr::Trim { trim_where, .. } => strong(match trim_where {
+            Some(TrimWhereField::Leading) => "ltrim",
+            Some(TrimWhereField::Trailing) => "rtrim",
+            _ => "btrim",
+        }),
+        Expr::Position { .. } => strong("position"),
+        Expr::Ceil { .. } => strong("ceil"),
+        Expr::Floor { .. } => strong("floor"),
+        Expr::Overlay { .. } => strong("overlay"),
+        Expr::Array(_) => strong("array"),
+        Expr::AtTimeZone { .. } => strong("timezone"),
+        Expr::Subquery(query) => match leading_select(query)?.projection.first()? {
+            SelectItem::UnnamedExpr(expr) => name_of(expr),
+            SelectItem::ExprWithAlias { alias, .. } => strong(&folded(alias)),
             _ => None,
         },
         _ => None,

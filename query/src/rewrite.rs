@@ -62,7 +62,10 @@ impl VisitorMut for Rewriter<'_> {
         if !query.locks.is_empty() {
             return ControlFlow::Break(SqlError::unsupported("FOR UPDATE, FOR SHARE"));
         }
-        exists::as_values(&mut query.body);
+        exists::as_values(query, &|function| {
+            let gives_rows = ["unnest", "generate_series"].contains(&&*function.name.to_string().to_lowercase());
+            function.over.is_none() && !gives_rows && !self.is_aggregate(function)
+        });
         if let Some(fetch) = query.fetch.take() {
             if fetch.with_ties || fetch.percent {
                 return ControlFlow::Break(SqlError::unsupported("FETCH with ties or percent"));

@@ -80,6 +80,8 @@ pub const DUPLICATE_TABLE: &str = "42P07";
 pub const INVALID_TABLE_DEFINITION: &str = "42P16";
 /// The disk is full, or nearly: the write was not committed.
 pub const DISK_FULL: &str = "53100";
+/// `54011`
+pub const TOO_MANY_COLUMNS: &str = "54011";
 /// `53200`
 pub const OUT_OF_MEMORY: &str = "53200";
 /// `53300`

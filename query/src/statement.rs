@@ -208,6 +208,7 @@ impl StatementContext<'_> {
                 }
                 let logical = planner.optimize(&logical)?;
                 let physical = planner.query_planner().create_physical_plan(&logical, &planner).await?;
+                expansion::check_joins(&physical)?;
                 Ok((logical, interruptible(short_circuiting(physical)?, &self.interrupt)?))
             };
             let (logical, physical) =

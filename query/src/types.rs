@@ -64,10 +64,25 @@ pub fn field(name: &str, column_type: ColumnType, is_nullable: bool) -> Field {
     Field::new(name, arrow_type(column_type), is_nullable).with_metadata(metadata)
 }
 
-/// The field of a table's column.
+/// The field of a table's column, as it is planned with.
 #[must_use]
 pub fn column_field(column: &ColumnSchema) -> Field {
-    field(&column.name, column.column_type, !column.not_null)
+    planned_field(&column.name, column.column_type, !column.not_null)
+}
+
+/// As [`field`], without metadata where Arrow's type says as much: the planner finds a union of numbers of two types inconsistent that
+/// keep the names of theirs.
+pub(crate) fn planned_field(name: &str, column_type: ColumnType, is_nullable: bool) -> Field {
+    let ColumnType::Scalar(element) = column_type else { return field(name, column_type, is_nullable) };
+    match element {
+        ElementType::Boolean
+        | ElementType::SmallInt
+        | ElementType::Integer
+        | ElementType::BigInt
+        | ElementType::Real
+        | ElementType::Double => Field::new(name, arrow_type(column_type), is_nullable),
+        _ => field(name, column_type, is_nullable),
+    }
 }
 
 /// The column type that a field stands for.

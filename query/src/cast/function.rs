@@ -72,7 +72,7 @@ impl ScalarUDFImpl for CastFunction {
             };
             return Err(error.into_datafusion());
         }
-        Ok(Arc::new(types::field(self.name(), target, true)))
+        Ok(Arc::new(types::planned_field(self.name(), target, true)))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {

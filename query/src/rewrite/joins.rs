@@ -20,7 +20,8 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::operators::{nested, operation};
 use crate::error::SqlError;
-use crate::names::{folded, is_wildcard, item_name, leading_select};
+use crate::names::{folded, is_wildcard, item_name, leading_select, names_in};
+use crate::sqlstate;
 use crate::statement::parse_own_query;
 use output::{Kind, Merged, Output, columns_of_table, qualified_items, unambiguous};
 
@@ -40,8 +41,8 @@ pub(crate) fn merge_columns(query: &mut Query, columns_of: ColumnsOf<'_>) -> Res
 
 struct Merger<'a> {
     columns_of: ColumnsOf<'a>,
-    /// WITH queries, behind which tables may hide, and their columns, if they are known.
-    named: HashMap<String, Option<Vec<String>>>,
+    /// The columns of the WITH queries that can be named where the visit is, the innermost of a name last; `None`: not known.
+    named: HashMap<String, Vec<Option<Vec<String>>>>,
 }
 
 impl VisitorMut for Merger<'_> {
@@ -50,8 +51,7 @@ impl VisitorMut for Merger<'_> {
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
         for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
             let columns = renamed(self.columns(&cte.query), Some(&cte.alias)).filter(|names| are_unlike(names));
-            // Another query of this name, somewhere else in the text: it is not told which one is meant.
-            self.named.entry(folded(&cte.alias.name)).and_modify(|known| *known = None).or_insert(columns);
+            self.named.entry(folded(&cte.alias.name)).or_default().push(columns);
         }
         if let Some(with) = &mut query.with {
             for cte in &mut with.cte_tables {
@@ -61,10 +61,25 @@ impl VisitorMut for Merger<'_> {
         self.merge(query).map_or_else(ControlFlow::Break, ControlFlow::Continue)
     }
 
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            if let Some(known) = self.named.get_mut(&folded(&cte.alias.name)) {
+                known.pop();
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
         match factor {
             TableFactor::Derived { subquery, alias: Some(alias), .. } => complete(alias, self.columns(subquery)),
             TableFactor::Table { name, alias: Some(alias), args: None, .. } => complete(alias, self.columns_of(name)),
+            // A function that gives a value a row: its column has the alias's name.
+            TableFactor::Table { name, alias: Some(alias), args: Some(_), .. }
+                if is_series(name) && alias.columns.is_empty() =>
+            {
+                alias.columns.push(TableAliasColumnDef { name: alias.name.clone(), data_type: None });
+            }
             _ => {}
         }
         ControlFlow::Continue(())
@@ -87,7 +102,7 @@ impl Merger<'_> {
                 SetExpr::Select(select) => {
                     let replaced = self.merge_select(select)?;
                     if is_alone && !replaced.is_empty() {
-                        let results: HashSet<String> = select.projection.iter().filter_map(result_name).collect();
+                        let results: HashSet<String> = select.projection.iter().filter_map(item_name).collect();
                         let order = query.order_by.as_mut().map(|order_by| &mut order_by.kind);
                         if let Some(OrderByKind::Expressions(expressions)) = order {
                             for order in expressions {
@@ -118,11 +133,15 @@ impl Merger<'_> {
         }
         let outputs = select.from.iter_mut().map(|from| self.joined(from)).collect::<Result<Vec<_>, _>>()?;
         let names = item_names(&select.projection, &outputs);
-        let is_in_full = names.is_some_and(|names| !are_unlike(&names));
+        let is_in_full = names.as_ref().is_some_and(|names| !are_unlike(names));
         if !has_merged && !is_in_full {
             return Ok(Vec::new());
         }
-        let merged = unambiguous(&outputs);
+        if is_in_full && names.as_ref().is_some_and(|names| names.len() > COLUMNS_MAX) {
+            let message = format!("target lists can have at most {COLUMNS_MAX} entries");
+            return Err(SqlError::new(sqlstate::TOO_MANY_COLUMNS, message));
+        }
+        let merged = unambiguous(&outputs, |_| true);
         let mut projection = Vec::with_capacity(select.projection.len());
         for item in std::mem::take(&mut select.projection) {
             match item {
@@ -160,7 +179,7 @@ impl Merger<'_> {
     /// The names of a table's columns, or of those of a query that is named so, if they are known.
     fn columns_of(&self, name: &ObjectName) -> Option<Vec<String>> {
         match name.0.as_slice() {
-            [bare] => match bare.as_ident().and_then(|bare| self.named.get(&folded(bare))) {
+            [bare] => match bare.as_ident().and_then(|bare| self.named.get(&folded(bare))?.last()) {
                 Some(named) => named.clone(),
                 None => (self.columns_of)(name),
             },
@@ -170,6 +189,10 @@ impl Merger<'_> {
 
     /// The names of a query's columns, if it can be told what they are.
     fn columns(&self, query: &Query) -> Option<Vec<String>> {
+        if let SetExpr::Values(values) = &*query.body {
+            let width = values.rows.first()?.content.len();
+            return Some((1..=width).map(|place| format!("column{place}")).collect());
+        }
         let select = leading_select(query)?;
         let outputs = match select.projection.iter().any(is_wildcard) {
             true => select.from.iter().map(|from| self.output(from)).collect::<Result<Vec<_>, _>>().ok()?,
@@ -188,7 +211,8 @@ impl Merger<'_> {
             match (merged, constraint_of(join_operator)) {
                 (Some(merged), Some(constraint)) => *constraint = JoinConstraint::On(merged),
                 (None, Some(JoinConstraint::On(condition))) => {
-                    replace(condition, &unambiguous(std::slice::from_ref(&output)));
+                    let named: HashSet<String> = names_in(condition).into_iter().collect();
+                    replace(condition, &unambiguous(std::slice::from_ref(&output), |name| named.contains(name)));
                 }
                 _ => {}
             }
@@ -202,13 +226,19 @@ impl Merger<'_> {
             _ => self.factor_output(factor)?,
         };
         if let TableFactor::NestedJoin { table_with_joins, alias } = factor
-            && has_merged_columns(table_with_joins)
+            && (has_merged_columns(table_with_joins) || !self.tells_apart(table_with_joins))
         {
             // Under a name of its own it is a table like any query's.
             let subquery = Box::new(selected((**table_with_joins).clone())?);
             *factor = TableFactor::Derived { lateral: false, subquery, alias: alias.take(), sample: None };
         }
         Ok(output)
+    }
+
+    /// Whether no two columns of a join have one name, as far as that can be told.
+    fn tells_apart(&self, from: &TableWithJoins) -> bool {
+        let shown = self.output(from).and_then(|output| output.shown());
+        shown.map_or(true, |names| are_unlike(&names))
     }
 
     /// As [`Merger::joined`], which changes the text.
@@ -225,7 +255,7 @@ impl Merger<'_> {
         let (alias, columns) = match factor {
             TableFactor::NestedJoin { table_with_joins, alias: None } => return self.output(table_with_joins),
             TableFactor::NestedJoin { table_with_joins, alias } => {
-                (alias.as_ref(), self.output(table_with_joins)?.shown().ok().filter(|names| are_unlike(names)))
+                (alias.as_ref(), self.output(table_with_joins)?.shown().ok())
             }
             TableFactor::Table { name, alias, args: None, .. } => {
                 let columns = self.columns_of(name);
@@ -234,9 +264,7 @@ impl Merger<'_> {
                 }
                 (alias.as_ref(), columns)
             }
-            TableFactor::Derived { subquery, alias, .. } => {
-                (alias.as_ref(), self.columns(subquery).filter(|names| are_unlike(names)))
-            }
+            TableFactor::Derived { subquery, alias, .. } => (alias.as_ref(), self.columns(subquery)),
             TableFactor::Table { alias, .. }
             | TableFactor::UNNEST { alias, .. }
             | TableFactor::Function { alias, .. }
@@ -244,7 +272,7 @@ impl Merger<'_> {
             _ => (None, None),
         };
         let name = alias.map(|alias| ObjectName::from(vec![alias.name.clone()]));
-        Ok(Output::of(name, renamed(columns, alias)))
+        Ok(Output::of(name, renamed(columns, alias).filter(|names| are_unlike(names))))
     }
 }
 
@@ -274,6 +302,13 @@ fn complete(alias: &mut TableAlias, columns: Option<Vec<String>>) {
             .extend(left.map(|name| TableAliasColumnDef { name: Ident::with_quote('"', name), data_type: None }));
     }
 }
+
+fn is_series(name: &ObjectName) -> bool {
+    name.0.last().and_then(|part| part.as_ident()).is_some_and(|ident| folded(ident) == "generate_series")
+}
+
+/// A list of columns that is written out may have so many, as PostgreSQL's.
+const COLUMNS_MAX: usize = 1_664;
 
 /// Columns of one name get others, and cannot be called by this one.
 fn are_unlike(names: &[String]) -> bool {
@@ -312,7 +347,7 @@ fn renamed(columns: Option<Vec<String>>, alias: Option<&TableAlias>) -> Option<V
             known.splice(..names.len(), names);
             Some(known)
         }
-        // All of them, as nobody renames a part.
+        // Of a function, whose columns nobody knows: all of them.
         _ => Some(names),
     }
 }
@@ -360,13 +395,6 @@ fn has_merged_columns(from: &TableWithJoins) -> bool {
         matches!(kind_of(operator), Some((_, JoinConstraint::Using(_) | JoinConstraint::Natural)))
     };
     in_factor(&from.relation) || from.joins.iter().any(|join| merges(&join.join_operator) || in_factor(&join.relation))
-}
-
-fn result_name(item: &SelectItem) -> Option<String> {
-    match item {
-        SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
-        _ => None,
-    }
 }
 
 /// Puts what merged columns stand for in the place of their bare names, not within queries inside: a name may be one of theirs.

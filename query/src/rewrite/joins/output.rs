@@ -254,15 +254,15 @@ pub(super) fn qualified_items(
     columns.map(|column| SelectItem::UnnamedExpr(qualified(table, Ident::with_quote('"', column))))
 }
 
-/// The merged columns whose names nothing else shows: the planner finds the others ambiguous, as they are.
-pub(super) fn unambiguous(outputs: &[Output]) -> Vec<Merged> {
+/// The merged columns of wanted names that nothing else shows: the planner finds the others ambiguous, as they are.
+pub(super) fn unambiguous(outputs: &[Output], is_wanted: impl Fn(&str) -> bool) -> Vec<Merged> {
     let parts = || outputs.iter().flat_map(|output| &output.parts);
     let is_alone = |merged: &&Merged| parts().filter(|part| part.shows(&merged.name) == Some(true)).count() == 1;
     let merged = parts().filter_map(|part| match part {
         Part::Merged(merged) => Some(merged),
         Part::Table(_) => None,
     });
-    merged.filter(is_alone).cloned().collect()
+    merged.filter(|merged| is_wanted(&folded(&merged.name))).filter(is_alone).cloned().collect()
 }
 
 fn unknown_columns() -> SqlError {
