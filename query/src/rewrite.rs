@@ -3,6 +3,7 @@
 mod exists;
 pub(crate) mod joins;
 mod operators;
+mod own;
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;

@@ -19,6 +19,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::operators::{nested, operation};
+use super::own::change_own;
 use crate::error::SqlError;
 use crate::names::{folded, is_wildcard, item_name, leading_select, names_in};
 use crate::sqlstate;
@@ -399,34 +400,11 @@ fn has_merged_columns(from: &TableWithJoins) -> bool {
 
 /// Puts what merged columns stand for in the place of their bare names, not within queries inside: a name may be one of theirs.
 fn replace<N: VisitMut>(node: &mut N, merged: &[Merged]) {
-    let _: ControlFlow<()> = node.visit(&mut Replacer { merged, depth: 0 });
-}
-
-struct Replacer<'a> {
-    merged: &'a [Merged],
-    depth: usize,
-}
-
-impl VisitorMut for Replacer<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if self.depth == 0
-            && let Expr::Identifier(name) = expr
-            && let Some(merged) = self.merged.iter().find(|merged| merged.is(name))
+    change_own(node, |expr| {
+        if let Expr::Identifier(name) = expr
+            && let Some(merged) = merged.iter().find(|merged| merged.is(name))
         {
             *expr = nested(merged.value());
         }
-        ControlFlow::Continue(())
-    }
+    });
 }
