@@ -20,8 +20,11 @@ use crate::position::RowId;
 use crate::row::CodecError;
 use crate::value::{ColumnType, ElementType, Value};
 
+mod head;
 #[cfg(test)]
 mod tests;
+
+pub use head::HeadKey;
 
 /// The longest encoded key, in bytes; longer ones are refused with `54000`.
 pub const KEY_BYTES_MAX: usize = 8 * 1024;

@@ -324,7 +324,7 @@ impl State {
             Arc::clone(self.teller.verdict())
         };
         // What lies between is not seen.
-        let chain = Chain { run: self.run, seen: Lsn::ORIGIN };
+        let chain = Chain { run: Some(self.run), seen: Lsn::ORIGIN };
         Accepted { lsn, first_row: None, is_duplicate: true, chain, verdict }
     }
 
@@ -375,7 +375,7 @@ impl Shared {
                 // The keeper may have gone on so far meanwhile that it could not tell.
                 Err(_) => continue,
             };
-            let is_chain_broken = behind.is_some_and(|chain| chain.run != state.run);
+            let is_chain_broken = behind.and_then(|chain| chain.run).is_some_and(|run| run != state.run);
             let seen = set.seen_at.max(behind.map(|chain| chain.seen)).unwrap_or(Lsn::ORIGIN);
             let checked = state.core.check(&set, &resolved, seen);
             let cause = state.stopped.clone();
@@ -409,7 +409,7 @@ impl Shared {
             crate::Change::Insert { row, .. } => Some(*row),
             _ => None,
         });
-        let chain = Chain { run: state.run, seen: if is_all_seen { commit.lsn } else { seen } };
+        let chain = Chain { run: Some(state.run), seen: if is_all_seen { commit.lsn } else { seen } };
         let verdict = Arc::clone(state.teller.verdict());
         let accepted = Accepted { lsn: commit.lsn, first_row, is_duplicate: false, chain, verdict };
         let is_first = state.pending.is_empty();

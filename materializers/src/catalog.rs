@@ -37,7 +37,7 @@ struct State {
     objects: BTreeMap<u64, Vec<Version>>,
     tables: HashMap<(TableId, SchemaVersion), Arc<Table>>,
     /// By namespace and name, the tables that ever had the name, oldest first.
-    named: HashMap<String, HashMap<String, Vec<u64>>>,
+    named: BTreeMap<String, BTreeMap<String, Vec<u64>>>,
     /// No object, storage or index had this id or a higher one.
     next_id: u64,
 }

@@ -19,7 +19,7 @@ mod reclaim;
 mod tree;
 mod value;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -91,7 +91,7 @@ pub struct Kv {
 
 #[derive(Default)]
 struct Trees {
-    by_storage: HashMap<StorageId, Arc<Tree>>,
+    by_storage: BTreeMap<StorageId, Arc<Tree>>,
     /// Grows whenever the rows are opened or folded anew: what was pinned before is not to be read any more.
     generation: u64,
 }
@@ -179,7 +179,7 @@ impl Kv {
         if let Some(missing) = checkpoint.trees.iter().find(is_missing) {
             return Err(storage_error(&format!("the tree of storage {} is missing", missing.tree)));
         }
-        let mut trees = HashMap::new();
+        let mut trees = BTreeMap::new();
         for entry in std::fs::read_dir(self.trees_directory()).map_err(self.failed("list", &self.directory))? {
             let entry = entry.map_err(self.failed("list", &self.directory))?;
             let name = entry.file_name();

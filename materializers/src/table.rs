@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use highwater_log::Lsn;
-use highwater_log::key;
+use highwater_log::key::{self, KEY_BYTES_MAX};
 use highwater_log::position::{ColumnId, RowId, SchemaVersion, StorageId};
 use highwater_log::row::{CodecError, Row, RowLayout, merge};
 use highwater_log::schema::{ColumnSchema, TableSchema};
-use highwater_log::value::{ColumnType, Value};
+use highwater_log::value::Value;
 
 /// A table's schema as one commit wrote it, ready for use. Immutable, and shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,9 +104,8 @@ impl Table {
         if self.schema.primary_key.is_empty() {
             return Ok(Bytes::copy_from_slice(&key::of_row_id(id)));
         }
-        let mut out = Vec::new();
-        key::encode(row.key_values(&self.schema.primary_key)?, &mut out)?;
-        Ok(out.into())
+        let (key, _) = row.table.key(&self.schema.primary_key, |place| row.value(place))?;
+        Ok(key.into())
     }
 
     /// The key of a row of these values, which are asked for by place in the layout; of a table with a primary key.
@@ -114,22 +113,27 @@ impl Table {
     /// # Errors
     /// [`CodecError`] when a value is not of its column's type, or the key too long.
     pub fn key_of_values<'v>(&self, value: impl Fn(usize) -> Option<Value<'v>>) -> Result<Bytes, CodecError> {
-        let mut out = Vec::new();
-        key::encode(self.key_columns(&self.schema.primary_key, |place| Ok(value(place)))?, &mut out)?;
-        Ok(out.into())
+        let (key, _) = self.key(&self.schema.primary_key, |place| Ok(value(place)))?;
+        Ok(key.into())
     }
 
-    /// The values of key columns with their types.
-    fn key_columns<'v>(
+    /// The key of these columns' values, which are asked for by place in the layout, and whether a NULL is among them.
+    fn key<'v>(
         &self,
         columns: &[ColumnId],
         value: impl Fn(usize) -> Result<Option<Value<'v>>, CodecError>,
-    ) -> Result<Vec<(ColumnType, Option<Value<'v>>)>, CodecError> {
-        let one = |id: &ColumnId| {
+    ) -> Result<(Vec<u8>, bool), CodecError> {
+        let (mut key, mut has_null) = (Vec::with_capacity(KEY_BYTES_EXPECTED), false);
+        for id in columns {
             let place = self.layout.index_of(*id).ok_or(CodecError::Malformed("a key column that is gone"))?;
-            Ok((self.layout.columns()[place].1, value(place)?))
-        };
-        columns.iter().map(one).collect()
+            let value = value(place)?;
+            has_null |= value.is_none();
+            key::encode([(self.layout.columns()[place].1, value)], &mut key)?;
+            if key.len() > KEY_BYTES_MAX {
+                return Err(CodecError::KeyTooLong(key.len()));
+            }
+        }
+        Ok((key, has_null))
     }
 
     /// The key of the row in a unique index, and whether it must be the only one: entries with a NULL stand beside one another,
@@ -143,15 +147,12 @@ impl Table {
         row: &TableRow<'_>,
         row_key: &[u8],
     ) -> Result<(Bytes, Uniqueness), CodecError> {
-        let values = row.key_values(&unique.columns)?;
-        let has_null = values.iter().any(|(_, value)| value.is_none());
-        let mut out = Vec::new();
-        key::encode(values, &mut out)?;
+        let (mut key, has_null) = row.table.key(&unique.columns, |place| row.value(place))?;
         if has_null {
-            out.extend_from_slice(row_key);
-            return Ok((out.into(), Uniqueness::NotUnique));
+            key.extend_from_slice(row_key);
+            return Ok((key.into(), Uniqueness::NotUnique));
         }
-        Ok((out.into(), Uniqueness::Unique))
+        Ok((key.into(), Uniqueness::Unique))
     }
 }
 
@@ -197,9 +198,12 @@ impl<'a> TableRow<'a> {
     /// # Errors
     /// [`CodecError`] when the row is damaged.
     pub fn value(&self, place: usize) -> Result<Option<Value<'a>>, CodecError> {
+        if std::ptr::eq(self.row.layout(), &self.table.layout) {
+            return self.row.value(place)?.ok_or(PARTIAL);
+        }
         let (id, _) = self.table.layout.columns()[place];
         match self.row.layout().index_of(id) {
-            Some(own) => self.row.value(own)?.ok_or(CodecError::Malformed("a partial row where a full one is due")),
+            Some(own) => self.row.value(own)?.ok_or(PARTIAL),
             None => self.table.missing(place),
         }
     }
@@ -210,10 +214,6 @@ impl<'a> TableRow<'a> {
     /// [`CodecError`] when the row is damaged.
     pub fn values(&self) -> Result<Vec<Option<Value<'a>>>, CodecError> {
         (0..self.table.layout.columns().len()).map(|place| self.value(place)).collect()
-    }
-
-    fn key_values(&self, columns: &[ColumnId]) -> Result<Vec<(ColumnType, Option<Value<'a>>)>, CodecError> {
-        self.table.key_columns(columns, |place| self.value(place))
     }
 }
 
@@ -227,4 +227,7 @@ pub fn encode_missing(column: &ColumnSchema, value: Value<'_>) -> Result<Vec<u8>
     Ok(row)
 }
 
+/// Keys are seldom longer.
+const KEY_BYTES_EXPECTED: usize = 24;
+const PARTIAL: CodecError = CodecError::Malformed("a partial row where a full one is due");
 const MISSING_ROW_VERSION: SchemaVersion = SchemaVersion::new(0);

@@ -69,7 +69,7 @@ fn update_rows(
     let mut changes = Vec::new();
     for batch in batches {
         for (row, key) in keys(batch).enumerate() {
-            let Some(current) = source.row(table, &key)? else { continue };
+            let Some(current) = source.row(table, &key.clone().into())? else { continue };
             let view = TableRow::new(Row::parse(current.written.layout(), &current.bytes)?, table);
             let mut values: Vec<Option<OwnedValue>> =
                 view.values()?.into_iter().map(|value| value.map(OwnedValue::from)).collect();

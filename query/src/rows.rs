@@ -7,6 +7,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use highwater_log::key::HeadKey;
 use highwater_log::position::StorageId;
 use highwater_log::row::Row;
 use highwater_log::sequencer::KeyRange;
@@ -19,9 +20,9 @@ pub(crate) use ahead::{Ahead, AheadWrites};
 #[derive(Clone, Default)]
 pub(crate) struct Writes {
     /// By the rows' storage, then by key.
-    pub(crate) rows: HashMap<StorageId, BTreeMap<Bytes, RowWrite>>,
+    pub(crate) rows: BTreeMap<StorageId, BTreeMap<HeadKey, RowWrite>>,
     /// Entries of unique indexes that exclude others: taken (`true`) or given up.
-    pub(crate) codes: HashMap<StorageId, HashMap<Bytes, bool>>,
+    pub(crate) codes: BTreeMap<StorageId, HashMap<Bytes, bool>>,
 }
 
 /// What became of one key.
@@ -59,7 +60,7 @@ pub(crate) struct RowSource {
 
 impl RowSource {
     /// The row of this key.
-    pub(crate) fn row(&self, table: &Table, key: &[u8]) -> Result<Option<SeenRow>, SqlError> {
+    pub(crate) fn row(&self, table: &Table, key: &HeadKey) -> Result<Option<SeenRow>, SqlError> {
         let storage = table.schema().storage;
         match self.writes.rows.get(&storage).and_then(|rows| rows.get(key)) {
             Some(write) => Ok(write.after.clone()),
@@ -68,11 +69,11 @@ impl RowSource {
     }
 
     /// The row of this key at the LSN, whatever the transaction has written.
-    pub(crate) fn stored(&self, table: &Table, key: &[u8]) -> Result<Option<StoredRow>, SqlError> {
+    pub(crate) fn stored(&self, table: &Table, key: &HeadKey) -> Result<Option<StoredRow>, SqlError> {
         let storage = table.schema().storage;
         match self.ahead.as_ref().and_then(|ahead| ahead.row(storage, key)) {
             Some(row) => Ok(row),
-            None => Ok(self.pin.row(storage, key)?),
+            None => Ok(self.pin.row(storage, key.bytes())?),
         }
     }
 
@@ -99,16 +100,16 @@ impl RowSource {
     /// The rows of a range of keys, rising.
     pub(crate) fn rows(&self, table: &Arc<Table>, range: &KeyRange) -> Result<MergedRows, SqlError> {
         let storage = table.schema().storage;
-        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let bounds = (Bound::Included(&range.start), end);
-        let own = self.writes.rows.get(&storage).into_iter().flat_map(|rows| rows.range::<Bytes, _>(bounds));
-        let own = own.map(|(key, write)| (key.clone(), write.after.clone()));
+        let end = range.end.clone().map_or(Bound::Unbounded, |end| Bound::Excluded(HeadKey::from(end)));
+        let bounds = (Bound::Included(HeadKey::from(range.start.clone())), end);
+        let own = self.writes.rows.get(&storage).into_iter().flat_map(|rows| rows.range(bounds.clone()));
+        let own = own.map(|(key, write)| (key.bytes().clone(), write.after.clone()));
         let own: Vec<_> = match self.ahead.as_ref().and_then(|ahead| ahead.rows(storage)) {
             None => own.collect(),
             Some(ahead) => {
                 let mut over = BTreeMap::new();
-                for (key, (_, row)) in ahead.range::<Bytes, _>(bounds) {
-                    over.insert(key.clone(), row.clone().map(|row| self.seen(table, row.bytes)).transpose()?);
+                for (key, (_, row)) in ahead.range(bounds.clone()) {
+                    over.insert(key.bytes().clone(), row.clone().map(|row| self.seen(table, row.bytes)).transpose()?);
                 }
                 over.extend(own);
                 over.into_iter().collect()

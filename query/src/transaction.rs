@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_log::Lsn;
-use highwater_log::key;
+use highwater_log::key::{self, HeadKey};
 use highwater_log::position::{RowId, StorageId, TableId};
 use highwater_log::sequencer::Precondition;
 use highwater_materializers::{Materialized, StoredRow, Table, TableRow, Uniqueness};
@@ -25,12 +25,12 @@ pub(crate) struct Transaction {
     started_micros: u64,
     source: RowSource,
     /// Which table a storage was of when it was written to.
-    written: HashMap<StorageId, TableId>,
+    written: BTreeMap<StorageId, TableId>,
     positions: BTreeMap<Bytes, Bytes>,
     conditions: Vec<Precondition>,
     next_provisional_row: u64,
     /// The stored row that was looked up last: who looks at one often writes it next.
-    looked_up: Option<(StorageId, Bytes, StoredRow)>,
+    looked_up: Option<(StorageId, HeadKey, StoredRow)>,
     /// Of all rows that it was given to write, and how many they may be.
     bytes: usize,
     bytes_max: usize,
@@ -79,7 +79,7 @@ impl Transaction {
             catalog: CatalogView::new(Arc::clone(&catalog), at),
             started_micros: now_micros,
             source: RowSource { pin, catalog, writes: Arc::default(), ahead: None },
-            written: HashMap::new(),
+            written: BTreeMap::new(),
             positions: BTreeMap::new(),
             conditions: Vec::new(),
             next_provisional_row: PROVISIONAL_ROWS_FROM,
@@ -110,7 +110,7 @@ impl Transaction {
     }
 
     /// The row of this key as it is now.
-    pub(crate) fn current_row(&mut self, table: &Table, key: &Bytes) -> Result<Option<SeenRow>, SqlError> {
+    pub(crate) fn current_row(&mut self, table: &Table, key: &HeadKey) -> Result<Option<SeenRow>, SqlError> {
         let storage = table.schema().storage;
         if let Some(write) = self.source.writes.rows.get(&storage).and_then(|rows| rows.get(key)) {
             return Ok(write.after.clone());
@@ -161,17 +161,17 @@ impl Transaction {
                     // What the rows in the way hold of unique indexes is given up before any row of these takes it.
                     if !table.schema().primary_key.is_empty() && !table.uniques().is_empty() {
                         let view = TableRow::parse(table, &after, table)?;
-                        delta.leave(&table.row_key(&view, RowId::default())?)?;
+                        delta.leave(table.row_key(&view, RowId::default())?.into())?;
                     }
                     arriving.push((Arrival::Put, after));
                 }
                 RowChange::Update { key, after } => {
-                    if delta.leave(&key)? {
+                    if delta.leave(HeadKey::from(key.clone()))? {
                         arriving.push((Arrival::Moved(key), after));
                         count += 1;
                     }
                 }
-                RowChange::Delete { key } => count += usize::from(delta.leave(&key)?),
+                RowChange::Delete { key } => count += usize::from(delta.leave(key.into())?),
             }
         }
         for (arrival, after) in arriving {
@@ -243,18 +243,18 @@ enum Arrival {
 struct Delta<'a> {
     table: &'a Arc<Table>,
     source: &'a RowSource,
-    looked_up: Option<(StorageId, Bytes, StoredRow)>,
-    rows: BTreeMap<Bytes, RowWrite>,
-    codes: HashMap<StorageId, HashMap<Bytes, bool>>,
+    looked_up: Option<(StorageId, HeadKey, StoredRow)>,
+    rows: BTreeMap<HeadKey, RowWrite>,
+    codes: BTreeMap<StorageId, HashMap<Bytes, bool>>,
 }
 
 impl<'a> Delta<'a> {
-    fn new(table: &'a Arc<Table>, source: &'a RowSource, looked_up: Option<(StorageId, Bytes, StoredRow)>) -> Self {
-        Self { table, source, looked_up, rows: BTreeMap::new(), codes: HashMap::new() }
+    fn new(table: &'a Arc<Table>, source: &'a RowSource, looked_up: Option<(StorageId, HeadKey, StoredRow)>) -> Self {
+        Self { table, source, looked_up, rows: BTreeMap::new(), codes: BTreeMap::new() }
     }
 
     /// The row of this key at the transaction's LSN.
-    fn stored(&self, key: &Bytes) -> Result<Option<StoredRow>, SqlError> {
+    fn stored(&self, key: &HeadKey) -> Result<Option<StoredRow>, SqlError> {
         match &self.looked_up {
             Some((storage, known, row)) if *storage == self.table.schema().storage && known == key => {
                 Ok(Some(row.clone()))
@@ -264,24 +264,24 @@ impl<'a> Delta<'a> {
     }
 
     /// Takes the row of this key away; `false`: the statement has done so already, or there is none.
-    fn leave(&mut self, key: &Bytes) -> Result<bool, SqlError> {
-        if self.rows.contains_key(key) {
+    fn leave(&mut self, key: HeadKey) -> Result<bool, SqlError> {
+        if self.rows.contains_key(&key) {
             return Ok(false);
         }
-        let own = self.source.writes.rows.get(&self.table.schema().storage).and_then(|rows| rows.get(key));
+        let own = self.source.writes.rows.get(&self.table.schema().storage).and_then(|rows| rows.get(&key));
         let (before, current) = match own {
             Some(write) => (write.before.clone(), write.after.clone()),
             None => {
-                let before = self.stored(key)?;
+                let before = self.stored(&key)?;
                 let current = before.clone().map(|row| self.source.seen(self.table, row.bytes)).transpose()?;
                 (before, current)
             }
         };
         let Some(current) = current else { return Ok(false) };
-        for (index, code) in self.codes_of(&current, key)? {
+        for (index, code) in self.codes_of(&current, key.bytes())? {
             self.codes.entry(index).or_default().insert(code, false);
         }
-        self.rows.insert(key.clone(), RowWrite { before, after: None });
+        self.rows.insert(key, RowWrite { before, after: None });
         Ok(true)
     }
 
@@ -306,7 +306,7 @@ impl<'a> Delta<'a> {
             }
             self.codes.entry(index).or_default().insert(code, true);
         }
-        match self.rows.entry(key) {
+        match self.rows.entry(key.into()) {
             Slot::Occupied(mut slot) => match &mut slot.get_mut().after {
                 Some(_) => return Err(self.duplicate(None)),
                 after => *after = Some(row),

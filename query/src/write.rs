@@ -156,7 +156,7 @@ impl Write {
         said: &[Option<Option<OwnedValue>>],
     ) -> Result<bool, SqlError> {
         self.apply_inserts()?;
-        let Some(row) = self.transaction.current_row(table, &key)? else { return Ok(false) };
+        let Some(row) = self.transaction.current_row(table, &key.clone().into())? else { return Ok(false) };
         let mut values = row.view(table)?.values()?;
         for (value, said) in values.iter_mut().zip(said) {
             if let Some(said) = said {
@@ -173,7 +173,7 @@ impl Write {
     /// `XX001` when the rows cannot be read.
     pub fn delete(&mut self, table: &Arc<Table>, key: Bytes) -> Result<Option<DeletedRow>, SqlError> {
         self.apply_inserts()?;
-        let row = self.transaction.current_row(table, &key)?;
+        let row = self.transaction.current_row(table, &key.clone().into())?;
         self.transaction.write(table, vec![RowChange::Delete { key }])?;
         Ok(row.map(DeletedRow))
     }

@@ -45,10 +45,18 @@ pub struct Accepted {
 /// A run of ordered commits none of which was taken back, and how much of it the one who follows it has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Another one with each commit that is taken back.
-    pub(super) run: u64,
+    /// Another one with each commit that is taken back; `None`: nothing of the chain can be.
+    pub(super) run: Option<u64>,
     /// Up to here it has seen every commit, its own and those of others.
     pub(super) seen: Lsn,
+}
+
+impl Chain {
+    /// The chain when all of it is durable: whatever is taken back, who follows it may go on. What it has seen counts as before.
+    #[must_use]
+    pub const fn settled(self) -> Self {
+        Self { run: None, ..self }
+    }
 }
 
 impl Accepted {

@@ -263,6 +263,13 @@ fn what_was_to_follow_a_commit_that_was_taken_back_is_not_accepted() {
     let again = bench.submit_behind(under(at(1), put("a")), None).unwrap();
     bench.commit_pending();
     assert_eq!(again.wait_blocking().unwrap().lsn, Lsn::new(2));
+    // What is durable is not taken back with what somebody else writes.
+    bench.submit(put("b")).unwrap();
+    bench.fail_next(no_space());
+    bench.commit_pending();
+    let late = bench.submit_behind(under(at(2), put("a")), Some(again.chain));
+    assert!(matches!(late, Err(CommitError::NotCommitted { .. })), "{late:?}");
+    assert_eq!(bench.submit_behind(under(at(2), put("a")), Some(again.chain.settled())).unwrap().lsn, Lsn::new(3));
 }
 
 #[test]
@@ -489,18 +496,4 @@ fn everybody_who_waits_for_a_group_is_told() {
     let verdict = Arc::clone(silent.verdict());
     drop(silent);
     assert!(matches!(verdict.wait_blocking(), GroupEnd::Lost(CommitError::Unknown { .. })));
-}
-
-#[test]
-fn keys_of_the_window_are_ordered_as_their_bytes_are() {
-    let mut random = Random::new(1);
-    let mut key = || -> Bytes {
-        // Few values, so that many begin alike, and end in what the shorter one is filled up with.
-        let len = random.below(20) as usize;
-        (0..len).map(|_| random.below(2) as u8 * 255).collect()
-    };
-    for _ in 0..10_000 {
-        let (a, b) = (key(), key());
-        assert_eq!(window::Key::from(a.clone()).cmp(&window::Key::from(b.clone())), a.cmp(&b), "{a:?} {b:?}");
-    }
 }

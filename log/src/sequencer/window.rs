@@ -9,20 +9,21 @@
 //! Above the floor the window is complete: a key that it does not know was not written there. Below it, whoever keeps the rows
 //! answers. Writes that are not applied yet are never forgotten.
 
-use std::collections::{BTreeMap, HashMap, VecDeque, btree_map};
+use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::ops::Bound;
 
 use bytes::Bytes;
 
 use super::write_set::KeyRange;
+use crate::key::HeadKey;
 use crate::position::{Lsn, StorageId};
 
 /// The newest write of each recently written key.
 #[derive(Debug)]
 pub(super) struct Window {
-    spaces: HashMap<StorageId, BTreeMap<Key, Entry>>,
+    spaces: BTreeMap<StorageId, BTreeMap<HeadKey, Entry>>,
     /// Every write above the floor, oldest first.
-    order: VecDeque<(Lsn, StorageId, Key)>,
+    order: VecDeque<(Lsn, StorageId, HeadKey)>,
     floor: Lsn,
     entries_max: usize,
 }
@@ -34,23 +35,6 @@ pub(super) struct Entry {
     pub(super) is_present: bool,
 }
 
-/// A key with its first bytes beside it: comparisons seldom need to go to the heap for the rest.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    /// The first 16 bytes as a number, filled up with zeros; where two are equal, the bytes decide.
-    head: u128,
-    bytes: Bytes,
-}
-
-impl From<Bytes> for Key {
-    fn from(bytes: Bytes) -> Self {
-        let mut head = [0; 16];
-        let len = bytes.len().min(head.len());
-        head[..len].copy_from_slice(&bytes[..len]);
-        Self { head: u128::from_be_bytes(head), bytes }
-    }
-}
-
 /// What takes one write back: the write of the same key before it, if the window knew one.
 #[derive(Debug)]
 pub(super) struct Undo(Option<Entry>);
@@ -58,7 +42,7 @@ pub(super) struct Undo(Option<Entry>);
 impl Window {
     /// An empty window above `floor`, for at most `entries_max` applied writes.
     pub(super) fn new(floor: Lsn, entries_max: usize) -> Self {
-        Self { spaces: HashMap::new(), order: VecDeque::new(), floor, entries_max }
+        Self { spaces: BTreeMap::new(), order: VecDeque::new(), floor, entries_max }
     }
 
     pub(super) const fn entries_max(&self) -> usize {
@@ -70,7 +54,7 @@ impl Window {
     }
 
     pub(super) fn entry(&self, space: StorageId, key: &Bytes) -> Option<Entry> {
-        self.spaces.get(&space)?.get(&Key::from(key.clone())).copied()
+        self.spaces.get(&space)?.get(&HeadKey::from(key.clone())).copied()
     }
 
     pub(super) fn entries(
@@ -79,17 +63,17 @@ impl Window {
         range: &KeyRange,
     ) -> impl DoubleEndedIterator<Item = (&Bytes, Entry)> {
         let is_empty = range.end.as_ref().is_some_and(|end| *end <= range.start);
-        let start = Bound::Included(Key::from(range.start.clone()));
-        let end = range.end.clone().map_or(Bound::Unbounded, |end| Bound::Excluded(Key::from(end)));
+        let start = Bound::Included(HeadKey::from(range.start.clone()));
+        let end = range.end.clone().map_or(Bound::Unbounded, |end| Bound::Excluded(HeadKey::from(end)));
         let keys = self.spaces.get(&space).filter(|_| !is_empty);
         let keys = keys.into_iter().flat_map(move |keys| keys.range((start.clone(), end.clone())));
-        keys.map(|(key, entry)| (&key.bytes, *entry))
+        keys.map(|(key, entry)| (key.bytes(), *entry))
     }
 
     /// Notes a write; LSNs never fall.
     pub(super) fn write(&mut self, space: StorageId, key: Bytes, entry: Entry) -> Undo {
         assert!(self.order.back().is_none_or(|(lsn, _, _)| *lsn <= entry.lsn), "writes come in order");
-        let key = Key::from(key);
+        let key = HeadKey::from(key);
         let previous = self.spaces.entry(space).or_default().insert(key.clone(), entry);
         self.order.push_back((entry.lsn, space, key));
         Undo(previous)

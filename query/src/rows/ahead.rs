@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 use highwater_log::Lsn;
-use highwater_log::key;
+use highwater_log::key::{self, HeadKey};
 use highwater_log::position::{RowId, StorageId};
 use highwater_materializers::StoredRow;
 
@@ -13,11 +13,11 @@ use highwater_materializers::StoredRow;
 #[derive(Default)]
 pub(crate) struct Ahead {
     /// By storage and key: the commit that wrote it last, and the row; `None`: deleted.
-    rows: HashMap<StorageId, BTreeMap<Bytes, (Lsn, Option<StoredRow>)>>,
+    rows: BTreeMap<StorageId, BTreeMap<HeadKey, (Lsn, Option<StoredRow>)>>,
     /// Entries of unique indexes that exclude others: taken or given up.
-    codes: HashMap<StorageId, HashMap<Bytes, (Lsn, bool)>>,
+    codes: BTreeMap<StorageId, HashMap<Bytes, (Lsn, bool)>>,
     /// What each commit wrote, oldest first.
-    commits: VecDeque<(Lsn, Vec<(StorageId, Bytes)>)>,
+    commits: VecDeque<(Lsn, Vec<(StorageId, HeadKey)>)>,
 }
 
 /// What a write set writes, before it is ordered.
@@ -35,12 +35,12 @@ pub(crate) struct AheadWrites {
 
 impl Ahead {
     /// The row of this key, if a commit ahead wrote it.
-    pub(crate) fn row(&self, storage: StorageId, key: &[u8]) -> Option<Option<StoredRow>> {
+    pub(crate) fn row(&self, storage: StorageId, key: &HeadKey) -> Option<Option<StoredRow>> {
         self.rows.get(&storage)?.get(key).map(|(_, row)| row.clone())
     }
 
     /// All rows of a storage that commits ahead wrote.
-    pub(crate) fn rows(&self, storage: StorageId) -> Option<&BTreeMap<Bytes, (Lsn, Option<StoredRow>)>> {
+    pub(crate) fn rows(&self, storage: StorageId) -> Option<&BTreeMap<HeadKey, (Lsn, Option<StoredRow>)>> {
         self.rows.get(&storage)
     }
 
@@ -54,7 +54,7 @@ impl Ahead {
         let mut keys = Vec::with_capacity(writes.inserts.len() + writes.updates.len());
         let mut next = first_row.unwrap_or_default();
         for (storage, key, bytes) in writes.inserts {
-            let key = key.unwrap_or_else(|| Bytes::copy_from_slice(&key::of_row_id(next)));
+            let key = HeadKey::from(key.unwrap_or_else(|| Bytes::copy_from_slice(&key::of_row_id(next))));
             let row = StoredRow { version: lsn, id: next, bytes };
             keys.push((storage, key.clone()));
             self.rows.entry(storage).or_default().insert(key, (lsn, Some(row)));
@@ -62,15 +62,15 @@ impl Ahead {
         }
         let updates = writes.updates.into_iter().map(|(storage, key, id, bytes)| {
             let row = StoredRow { version: lsn, id, bytes };
-            (storage, key, Some(row))
+            (storage, HeadKey::from(key), Some(row))
         });
-        let deletes = writes.deletes.into_iter().map(|(storage, key)| (storage, key, None));
+        let deletes = writes.deletes.into_iter().map(|(storage, key)| (storage, HeadKey::from(key), None));
         for (storage, key, row) in updates.chain(deletes) {
             keys.push((storage, key.clone()));
             self.rows.entry(storage).or_default().insert(key, (lsn, row));
         }
         for (index, code, is_taken) in writes.codes {
-            keys.push((index, code.clone()));
+            keys.push((index, HeadKey::from(code.clone())));
             self.codes.entry(index).or_default().insert(code, (lsn, is_taken));
         }
         self.commits.push_back((lsn, keys));
@@ -91,9 +91,9 @@ impl Ahead {
                     }
                 }
                 if let Some(codes) = self.codes.get_mut(&storage)
-                    && codes.get(&key).is_some_and(|(lsn, _)| *lsn <= visible)
+                    && codes.get(key.bytes()).is_some_and(|(lsn, _)| *lsn <= visible)
                 {
-                    codes.remove(&key);
+                    codes.remove(key.bytes());
                     if codes.is_empty() {
                         self.codes.remove(&storage);
                     }

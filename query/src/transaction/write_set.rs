@@ -1,10 +1,11 @@
 //! A transaction's writes as the sequencer takes them: net changes, keys, and the conditions under which they are right.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_log::Change;
+use highwater_log::key::HeadKey;
 use highwater_log::position::{RowId, SchemaVersion, StorageId, TableId};
 use highwater_log::row::Row;
 use highwater_log::schema::{CatalogEntry, TableSchema};
@@ -52,9 +53,7 @@ impl Transaction {
     ) -> Result<(WriteSet, Option<AheadWrites>), SqlError> {
         let mut builder = Builder { set: WriteSet { durability, ..WriteSet::default() }, ahead, ..Builder::default() };
         let own_tables = builder.put_catalog(&self)?;
-        let mut by_storage: Vec<_> = self.source.writes.rows.iter().collect();
-        by_storage.sort_unstable_by_key(|(storage, _)| **storage);
-        for (storage, rows) in by_storage {
+        for (storage, rows) in &self.source.writes.rows {
             if rows.is_empty() {
                 continue;
             }
@@ -152,7 +151,7 @@ impl Builder {
         &mut self,
         transaction: &Transaction,
         table: &Arc<Table>,
-        rows: &BTreeMap<Bytes, RowWrite>,
+        rows: &BTreeMap<HeadKey, RowWrite>,
     ) -> Result<(), SqlError> {
         let id = table.schema().id;
         let storage = table.schema().storage;
@@ -160,10 +159,11 @@ impl Builder {
             self.set.preconditions.push(Precondition::SchemaAt { table: id, version: table.written() });
         }
         let is_keyless = table.schema().primary_key.is_empty();
-        let mut old_codes: HashMap<StorageId, BTreeSet<Bytes>> = HashMap::new();
-        let mut new_codes: HashMap<StorageId, BTreeSet<Bytes>> = HashMap::new();
+        let mut old_codes: BTreeMap<StorageId, BTreeSet<Bytes>> = BTreeMap::new();
+        let mut new_codes: BTreeMap<StorageId, BTreeSet<Bytes>> = BTreeMap::new();
         self.reserve(rows);
         for (key, write) in rows {
+            let key = key.bytes();
             let after = write.after.as_ref().map(|row| under(table, row)).transpose()?;
             match (&write.before, after) {
                 (None, None) => continue,
@@ -223,7 +223,7 @@ impl Builder {
     }
 
     /// Makes room once: of a large transaction, growing step by step costs more than filling.
-    fn reserve(&mut self, rows: &BTreeMap<Bytes, RowWrite>) {
+    fn reserve(&mut self, rows: &BTreeMap<HeadKey, RowWrite>) {
         let inserts = rows.values().filter(|write| write.before.is_none()).count();
         self.set.preconditions.reserve(rows.len());
         self.set.keys.reserve(rows.len());
@@ -260,7 +260,7 @@ impl Builder {
 
 /// The row in the layout of the table as the commit leaves it.
 fn under(table: &Arc<Table>, row: &SeenRow) -> Result<SeenRow, SqlError> {
-    if row.written.layout() == table.layout() {
+    if Arc::ptr_eq(&row.written, table) || row.written.layout() == table.layout() {
         return Ok(SeenRow { bytes: row.bytes.clone(), written: Arc::clone(table) });
     }
     let values = row.view(table)?.values()?;
@@ -302,7 +302,7 @@ fn note_codes(
     table: &Table,
     row: &SeenRow,
     key: &Bytes,
-    codes: &mut HashMap<StorageId, BTreeSet<Bytes>>,
+    codes: &mut BTreeMap<StorageId, BTreeSet<Bytes>>,
 ) -> Result<(), SqlError> {
     for (index, code) in unique_codes(table, row, key)? {
         codes.entry(index).or_default().insert(code);

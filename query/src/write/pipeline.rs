@@ -95,6 +95,10 @@ impl WritePipeline {
     }
 
     fn order(&mut self, mut write: Write, producer: Option<ProducerSequence>) -> Result<Option<Ordered>, SqlError> {
+        if let Some(failure) = &self.failure {
+            // The transaction may have seen what failed.
+            return Err(failure.clone());
+        }
         write.apply_inserts()?;
         let (mut set, writes) = write.transaction.into_write_set_and_writes()?;
         if set.changes.is_empty() {
@@ -145,8 +149,8 @@ impl WritePipeline {
             self.note(outcome.map(|_| ()))?;
         }
         if self.in_flight.is_empty() {
-            // Everything of before is visible: what comes needs no chain, and is not broken with one.
-            self.chain = None;
+            // Everything of before is visible, and not taken back any more; or it failed, and nothing is ordered any more.
+            self.chain = self.chain.map(Chain::settled);
         }
         Ok(())
     }

@@ -183,7 +183,7 @@ fn scalar(cell: &str, element: ElementType, encoding: CellEncoding) -> Result<Ow
 fn text_of(cell: &str) -> Option<Cow<'_, str>> {
     match cell.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         // Nothing is escaped.
-        Some(text) if !text.contains('\\') => Some(Cow::Borrowed(text)),
+        Some(text) if memchr::memchr(b'\\', text.as_bytes()).is_none() => Some(Cow::Borrowed(text)),
         _ => serde_json::from_str(cell).ok().map(Cow::Owned),
     }
 }

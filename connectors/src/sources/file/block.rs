@@ -34,7 +34,11 @@ impl Block {
         let mut bytes = text.capacity();
         let lines = Decoded::new(text, |text| {
             let mut events = Vec::new();
-            for line in text.lines() {
+            let mut rest = text.as_str();
+            while !rest.is_empty() {
+                let end = memchr::memchr(b'\n', rest.as_bytes()).unwrap_or(rest.len());
+                let line;
+                (line, rest) = (&rest[..end], rest.get(end + 1..).unwrap_or_default());
                 if !line.trim_ascii().is_empty() {
                     match decoder.decode(line) {
                         Ok(Event::Tombstone) => {}

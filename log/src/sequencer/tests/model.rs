@@ -108,6 +108,8 @@ struct Follower {
     own: Vec<u64>,
     seen: u64,
     is_broken: bool,
+    /// All that it follows is durable.
+    is_settled: bool,
 }
 
 /// How many write sets were accepted, refused, and accepted behind others.
@@ -151,11 +153,12 @@ fn run(seed: u64) -> (u32, u32, u32) {
                 let lsn = reply.lsn.value();
                 if let Some(follower) = behind {
                     assert!(!follower.is_broken, "seed {seed}: follows what was taken back");
-                    (follower.chain, follower.seen) = (reply.chain, seen);
+                    (follower.chain, follower.seen, follower.is_settled) = (reply.chain, seen, false);
                     follower.own.push(lsn);
                     followed += 1;
                 } else if random.one_in(4) {
-                    follower = Some(Follower { chain: reply.chain, own: vec![lsn], seen, is_broken: false });
+                    let own = vec![lsn];
+                    follower = Some(Follower { chain: reply.chain, own, seen, is_broken: false, is_settled: false });
                 }
                 waiting.push(reply);
             }
@@ -177,7 +180,7 @@ fn run(seed: u64) -> (u32, u32, u32) {
             let fails = random.one_in(4);
             if fails && !waiting.is_empty() {
                 bench.fail_next(no_space());
-                follower.iter_mut().for_each(|follower| follower.is_broken = true);
+                follower.iter_mut().for_each(|follower| follower.is_broken |= !follower.is_settled);
             }
             let before = bench.log.appended();
             bench.commit_pending();
@@ -188,6 +191,9 @@ fn run(seed: u64) -> (u32, u32, u32) {
                     Err(CommitError::NotCommitted { .. }) => assert!(fails, "seed {seed}"),
                     Err(error) => panic!("seed {seed}: {error}"),
                 }
+            }
+            if let Some(follower) = follower.as_mut().filter(|follower| !follower.is_broken && random.one_in(2)) {
+                (follower.chain, follower.is_settled) = (follower.chain.settled(), true);
             }
             model.commits.truncate(bench.log.appended().value() as usize);
             assert_eq!(model.commits.len() as u64, bench.rows.applied().value(), "seed {seed}");
