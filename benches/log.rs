@@ -1,9 +1,10 @@
 //! Synced appends beside what the file system can do, in turns within one run.
 //!
-//! `cargo bench --bench log [-- DIRECTORY]`: the directory decides the file system (default: the build's own). Three things take
-//! turns, several rounds: a *probe* (one synced 4 KiB write after another into a zero-filled file), *one* producer of commits of one
-//! row, and *64* producers. Each figure is the median of the rounds; syncs are counted by the kernel's own `fdatasync` calls through a
-//! counting disk, so that both sides are seen to sync alike.
+//! `cargo bench --bench log [-- DIRECTORY]`: the directory decides the file system (default: the build's own). What takes turns,
+//! several rounds: a *probe* (one synced 4 KiB write after another into a zero-filled file), *one* producer of commits of one row,
+//! and *64* producers; producers are threads that block, or tasks that wait, as the sessions of a server do. Each figure is the
+//! median of the rounds; syncs are counted by the kernel's own `fdatasync` calls through a counting disk, so that both sides are
+//! seen to sync alike.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
@@ -22,6 +23,10 @@ use highwater_log::sequencer::{
     SequencerOptions, WriteSet,
 };
 use highwater_log::{Change, Commit, CommitLog, Lsn, SegmentedLog, SegmentedOptions};
+
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A disk that counts its syncs.
 struct CountingDisk {
@@ -141,7 +146,14 @@ fn rate(count: u64, start: Instant, syncs: u64) -> Rate {
     Rate { per_second: count as f64 / start.elapsed().as_secs_f64(), syncs_each: syncs as f64 / count as f64 }
 }
 
-fn producers(directory: &Path, syncs: &Arc<AtomicU64>, count: u64) -> Rate {
+/// What producers are.
+#[derive(Clone, Copy)]
+enum Producers {
+    Threads,
+    Tasks,
+}
+
+fn producers(directory: &Path, syncs: &Arc<AtomicU64>, kind: Producers, count: u64) -> Rate {
     let path = directory.join(format!("log-{count}"));
     let _ = std::fs::remove_dir_all(&path);
     let env = Env { disk: Arc::new(CountingDisk { syncs: Arc::clone(syncs) }), ..Env::system() };
@@ -155,19 +167,36 @@ fn producers(directory: &Path, syncs: &Arc<AtomicU64>, count: u64) -> Rate {
         SequencerOptions::default(),
     )
     .unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
     let (start, before) = (Instant::now(), syncs.load(Ordering::Relaxed));
-    std::thread::scope(|scope| {
-        for producer in 0..count {
-            let sequencer = sequencer.clone();
-            scope.spawn(move || {
-                let mut written = 0_u64;
-                while start.elapsed() < TURN {
-                    sequencer.commit_blocking(insert(producer, written)).unwrap();
-                    written += 1;
-                }
+    match kind {
+        Producers::Threads => std::thread::scope(|scope| {
+            for producer in 0..count {
+                let sequencer = sequencer.clone();
+                scope.spawn(move || {
+                    let mut written = 0_u64;
+                    while start.elapsed() < TURN {
+                        sequencer.commit_blocking(insert(producer, written)).unwrap();
+                        written += 1;
+                    }
+                });
+            }
+        }),
+        Producers::Tasks => {
+            let tasks = (0..count).map(|producer| {
+                let sequencer = sequencer.clone();
+                runtime.spawn(async move {
+                    let mut written = 0_u64;
+                    while start.elapsed() < TURN {
+                        sequencer.commit(insert(producer, written)).await.unwrap();
+                        written += 1;
+                    }
+                })
             });
+            let tasks: Vec<_> = tasks.collect();
+            tasks.into_iter().for_each(|task| runtime.block_on(task).unwrap());
         }
-    });
+    }
     let total = log.appended().value();
     let rate = rate(total, start, syncs.load(Ordering::Relaxed) - before);
     drop(sequencer);
@@ -199,17 +228,25 @@ fn main() {
         argument.map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench-log"), PathBuf::from);
     std::fs::create_dir_all(&directory).unwrap();
     let syncs = Arc::new(AtomicU64::new(0));
-    let (mut probes, mut ones, mut manies) = (Vec::new(), Vec::new(), Vec::new());
+    let shown = [
+        ("1 producer, a thread", Producers::Threads, 1),
+        ("1 producer, a task", Producers::Tasks, 1),
+        ("64 producers, threads", Producers::Threads, 64),
+        ("64 producers, tasks", Producers::Tasks, 64),
+    ];
+    let (mut probes, mut rates) = (Vec::new(), shown.map(|_| Vec::new()));
     for _ in 0..ROUNDS {
         probes.push(probe(&directory, &syncs));
-        ones.push(producers(&directory, &syncs, 1));
-        manies.push(producers(&directory, &syncs, 64));
+        for ((_, kind, count), rates) in shown.iter().zip(&mut rates) {
+            rates.push(producers(&directory, &syncs, *kind, *count));
+        }
     }
-    let (probe, one, many) = (median(probes), median(ones), median(manies));
     println!("medians of {ROUNDS} rounds of {TURN:?} each, in {}", directory.display());
-    for (name, rate) in [("probe, 4 KiB", probe), ("1 producer", one), ("64 producers", many)] {
+    let probe = median(probes);
+    let others = shown.iter().map(|(name, ..)| *name).zip(rates.map(median));
+    for (name, rate) in std::iter::once(("probe, 4 KiB", probe)).chain(others) {
         let (per_second, ratio) = (rate.per_second, rate.per_second / probe.per_second);
-        println!("{name:<14} {per_second:>10.0}/s  {ratio:>6.2}× the probe  {:.3} syncs each", rate.syncs_each);
+        println!("{name:<21} {per_second:>10.0}/s  {ratio:>6.2}× the probe  {:.3} syncs each", rate.syncs_each);
     }
 }
 
