@@ -294,6 +294,28 @@ fn docs_event(operation: &str, transaction: u64, lsn: u64, id: u64, body: Option
     format!("{}\n", json!({"topic": "s.public.docs", "key": {"id": id}, "value": value}))
 }
 
+/// What the upstream judges at the end of a transaction only is not judged here.
+#[test]
+fn a_deferrable_constraint_of_a_dump_is_left_to_the_upstream() {
+    let world = World::new();
+    let dump = "CREATE TABLE public.docs (id integer NOT NULL, body text);\n\
+        ALTER TABLE ONLY public.docs ADD CONSTRAINT docs_pkey PRIMARY KEY (id);\n\
+        ALTER TABLE ONLY public.docs ADD CONSTRAINT docs_body_key UNIQUE (body) DEFERRABLE INITIALLY DEFERRED;\n";
+    std::fs::write(world.path("docs.sql"), dump).unwrap();
+    let events = [
+        docs_event("c", 1, 100, 1, Some("a")),
+        docs_event("c", 1, 101, 2, Some("b")),
+        docs_event("u", 2, 200, 1, Some("b")),
+        docs_event("u", 2, 201, 2, Some("a")),
+        docs_event("c", 3, 300, 3, None),
+    ];
+    let output = world.ingest("docs", Some("docs.sql"), &world.write("docs.jsonl", &events), INCOMPLETE);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("passed over: ALTER TABLE ONLY public.docs ADD CONSTRAINT docs_body_key"), "{told}");
+    let rows = String::from_utf8(world.csv("docs", "SELECT * FROM docs ORDER BY id")).unwrap();
+    assert_eq!(rows, "id,body\n1,b\n2,a\n");
+}
+
 /// A change of a key is told as a delete and an insert, and the insert leaves out the long values that did not change.
 #[test]
 fn a_key_that_changes_keeps_the_values_that_were_left_out() {

@@ -6,7 +6,7 @@
 mod function;
 mod rules;
 
-pub(crate) use function::{ASSIGN, CAST, assign_function, cast_function};
+pub(crate) use function::{ASSIGN, CAST, assign_function, cast_function, check_assignment};
 pub(crate) use rules::{Context, is_allowed};
 
 use highwater_log::value::{

@@ -1,6 +1,7 @@
 //! Functions that PostgreSQL has otherwise than DataFusion, or DataFusion not at all.
 
 mod arithmetic;
+mod array_order;
 mod calendar;
 mod date_part;
 mod date_trunc;
@@ -14,6 +15,7 @@ use datafusion::common::DataFusionError;
 use datafusion::execution::FunctionRegistry;
 
 pub(crate) use arithmetic::{arithmetic, is_arithmetic};
+pub(crate) use array_order::array_order;
 pub(crate) use single::SINGLE;
 
 use crate::cast::{assign_function, cast_function};

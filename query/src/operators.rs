@@ -8,17 +8,17 @@ use arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue};
-use datafusion::logical_expr::expr::{InList, ScalarFunction};
+use datafusion::logical_expr::expr::{Between, InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, binary_expr, lit};
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use highwater_log::value::{ColumnType, ElementType};
 
-use crate::cast::cast_function;
-use crate::functions::{arithmetic, is_arithmetic};
+use crate::cast::{ASSIGN, cast_function, check_assignment};
+use crate::functions::{arithmetic, array_order, is_arithmetic};
 use crate::literals::literal_of_type;
 use crate::types;
 
@@ -84,7 +84,22 @@ impl AnalyzerRule for TypeOperators {
 fn typed(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>, DataFusionError> {
     let mut expr = expr;
     let is_changed = match &mut expr {
-        Expr::InList(InList { expr, list, .. }) => make_all_alike(expr, list, schema),
+        Expr::InList(InList { expr, list, .. }) => {
+            let are_alike = make_all_alike(expr, &mut *list, schema);
+            make_zeros_alike(expr, list, schema) || are_alike
+        }
+        Expr::Between(between) if is_array(&between.expr, schema) => {
+            return Ok(Transformed::yes(arrays_between(between)));
+        }
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq,
+            right,
+        }) if is_array(left, schema) && is_array(right, schema) => {
+            **left = array_order(std::mem::take(&mut **left), std::mem::take(&mut **right));
+            **right = lit(0_i32);
+            true
+        }
         Expr::Between(between) => make_all_alike(&mut between.expr, [&mut *between.low, &mut *between.high], schema),
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::IsDistinctFrom | Operator::IsNotDistinctFrom, right }) => {
             make_alike(left, right, schema)
@@ -101,6 +116,10 @@ fn typed(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>, DataFusionE
             let results = case.when_then_expr.iter_mut().map(|(_, then)| &mut **then);
             make_floats(results.chain(case.else_expr.as_deref_mut()), schema) || are_whens_changed || is_operand_changed
         }
+        Expr::ScalarFunction(function) if function.name() == ASSIGN => {
+            check_assignment(function, schema)?;
+            false
+        }
         Expr::ScalarFunction(ScalarFunction { func, args }) if takes_like(func.name()) => make_floats(args, schema),
         Expr::ScalarFunction(ScalarFunction { func, args }) if takes_text(func.name()) => {
             let mut is_changed = false;
@@ -112,7 +131,61 @@ fn typed(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>, DataFusionE
         }
         _ => false,
     };
+    if let Some(element) = common_name(&expr, schema) {
+        return Ok(Transformed::yes(cast_to(expr, element)));
+    }
     Ok(if is_changed { Transformed::yes(expr) } else { Transformed::no(expr) })
+}
+
+/// The type of what is one of several, where Arrow's types do not tell it: they all are of it, or literals.
+fn common_name(expr: &Expr, schema: &DFSchema) -> Option<ElementType> {
+    let several: Vec<&Expr> = match expr {
+        Expr::Case(case) => {
+            let results = case.when_then_expr.iter().map(|(_, then)| then).chain(&case.else_expr);
+            results.map(|result| &**result).collect()
+        }
+        Expr::ScalarFunction(ScalarFunction { func, args }) => match func.name() {
+            "nullif" => args.iter().take(1).collect(),
+            name if takes_like(name) && name != "make_array" => args.iter().collect(),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let element = several.iter().find_map(|one| match column_type(one, schema) {
+        Some(ColumnType::Scalar(element @ (ElementType::Uuid | ElementType::Jsonb))) => Some(element),
+        _ => None,
+    })?;
+    let is_of_it = |one: &&Expr| is_literal(one) || column_type(one, schema) == Some(element.into());
+    (several.iter().all(is_of_it) && column_type(expr, schema) != Some(element.into())).then_some(element)
+}
+
+/// Makes 0 of −0 where floats are looked up in a list: a long one is a set of bits.
+fn make_zeros_alike(one: &mut Expr, others: &mut [Expr], schema: &DFSchema) -> bool {
+    let mut is_changed = false;
+    for expr in std::iter::once(one).chain(others) {
+        let zero = match expr.get_type(schema) {
+            Ok(DataType::Float32) => lit(0.0_f32),
+            Ok(DataType::Float64) => lit(0.0_f64),
+            _ => continue,
+        };
+        match expr {
+            Expr::Literal(ScalarValue::Float32(Some(value)), _) => *value += 0.0,
+            Expr::Literal(ScalarValue::Float64(Some(value)), _) => *value += 0.0,
+            _ => *expr = arithmetic(std::mem::take(expr), Operator::Plus, zero),
+        }
+        is_changed = true;
+    }
+    is_changed
+}
+
+fn is_array(expr: &Expr, schema: &DFSchema) -> bool {
+    matches!(expr.get_type(schema), Ok(DataType::List(_)))
+}
+
+fn arrays_between(Between { expr, negated, low, high }: &Between) -> Expr {
+    let compared = |op, bound: &Expr| binary_expr(array_order(expr.as_ref().clone(), bound.clone()), op, lit(0_i32));
+    let between = compared(Operator::GtEq, low).and(compared(Operator::LtEq, high));
+    if *negated { Expr::Not(Box::new(between)) } else { between }
 }
 
 /// Makes one alike to each of the others, and them to what has become of it.

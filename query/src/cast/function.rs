@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, new_null_array};
-use arrow::datatypes::{DataType, FieldRef};
-use datafusion::common::{DataFusionError, ScalarValue, exec_err};
+use arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{DFSchema, DataFusionError, ScalarValue, exec_err};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ExprSchemable, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 use highwater_log::value::{ColumnType, ElementType, Excess};
 
@@ -60,14 +62,13 @@ impl ScalarUDFImpl for CastFunction {
                     args.scalar_arguments[0],
                     Some(ScalarValue::Utf8(_) | ScalarValue::LargeUtf8(_) | ScalarValue::Utf8View(_))
                 ));
-        let from = if is_untyped { None } else { Some(types::column_type(source).map_err(SqlError::into_datafusion)?) };
+        let is_open = self.context == Context::Assignment && is_type_open(source, target);
+        let is_known = !is_untyped && !is_open;
+        let from = is_known.then(|| types::column_type(source)).transpose().map_err(SqlError::into_datafusion)?;
         if !is_allowed(from, target, self.context) {
             let from = from.map_or_else(|| "unknown".to_owned(), |from| from.to_string());
             let error = match (self.context, args.scalar_arguments.get(2).copied().flatten()) {
-                (Context::Assignment, Some(ScalarValue::Utf8(Some(column)))) => SqlError::new(
-                    sqlstate::DATATYPE_MISMATCH,
-                    format!("column \"{column}\" is of type {target} but expression is of type {from}"),
-                ),
+                (Context::Assignment, Some(ScalarValue::Utf8(Some(column)))) => mismatch(column, target, &from),
                 _ => SqlError::new(sqlstate::CANNOT_COERCE, format!("cannot cast type {from} to {target}")),
             };
             return Err(error.into_datafusion());
@@ -90,6 +91,33 @@ impl ScalarUDFImpl for CastFunction {
         }
         Ok(ColumnarValue::Array(cast))
     }
+}
+
+/// Whether a result that Arrow takes for a text may turn out to be of a type of ours that only fields' metadata tell: what CASE gives has
+/// none until [`crate::operators`] has seen it.
+fn is_type_open(source: &Field, target: ColumnType) -> bool {
+    matches!(target, ColumnType::Scalar(ElementType::Uuid | ElementType::Jsonb))
+        && *source.data_type() == DataType::Utf8
+        && !source.metadata().contains_key(types::TYPE_KEY)
+}
+
+/// What an assignment is that no type is open in any more: an error where it is one of a text.
+///
+/// # Errors
+/// `42804`.
+pub(crate) fn check_assignment(function: &ScalarFunction, schema: &DFSchema) -> Result<(), DataFusionError> {
+    let [value, target, column] = &function.args[..] else { return Ok(()) };
+    let (Expr::Literal(target, _), Expr::Literal(ScalarValue::Utf8(Some(column)), _)) = (target, column) else {
+        return Ok(());
+    };
+    let target = target_type(Some(target))?;
+    let is_open = !matches!(value, Expr::Literal(..)) && is_type_open(&value.to_field(schema)?.1, target);
+    if is_open { Err(mismatch(column, target, "text").into_datafusion()) } else { Ok(()) }
+}
+
+fn mismatch(column: &str, target: ColumnType, from: &str) -> SqlError {
+    let message = format!("column \"{column}\" is of type {target} but expression is of type {from}");
+    SqlError::new(sqlstate::DATATYPE_MISMATCH, message)
 }
 
 fn cast_array(array: &ArrayRef, field: &FieldRef, target: ColumnType, excess: Excess) -> Result<ArrayRef, SqlError> {

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{
-    ColumnDef, ColumnOption, CreateTable, CreateTableOptions, Expr, Ident, IndexColumn, TableConstraint,
-    visit_expressions,
+    ColumnDef, ColumnOption, ConstraintCharacteristics, CreateTable, CreateTableOptions, DeferrableInitial, Expr,
+    Ident, IndexColumn, NullsDistinctOption, TableConstraint, visit_expressions,
 };
 use highwater_log::position::{ColumnId, SchemaVersion, StorageId, TableId};
 use highwater_log::schema::{ColumnSchema, TableSchema, UniqueSchema};
@@ -214,10 +214,12 @@ pub(super) fn definition(create: &CreateTable) -> Result<TableDefinition, SqlErr
     for constraint in &create.constraints {
         match constraint {
             TableConstraint::PrimaryKey(key) => {
+                check_kind(key.characteristics.as_ref(), NullsDistinctOption::None)?;
                 let columns = index_columns(&key.columns)?;
                 set_primary_key(&mut definition, key.name.as_ref().map(folded), columns, &create.name.to_string())?;
             }
             TableConstraint::Unique(unique) => {
+                check_kind(unique.characteristics.as_ref(), unique.nulls_distinct)?;
                 definition.uniques.push((unique.name.as_ref().map(folded), index_columns(&unique.columns)?));
             }
             TableConstraint::ForeignKey(_) => return Err(SqlError::unsupported("FOREIGN KEY")),
@@ -226,6 +228,25 @@ pub(super) fn definition(create: &CreateTable) -> Result<TableDefinition, SqlErr
         }
     }
     Ok(definition)
+}
+
+/// Whether a key is of the only kind that there is: judged with each statement, and one NULL is unlike another.
+///
+/// # Errors
+/// `0A000`.
+pub(super) fn check_kind(
+    characteristics: Option<&ConstraintCharacteristics>,
+    nulls: NullsDistinctOption,
+) -> Result<(), SqlError> {
+    let is_deferred = characteristics
+        .is_some_and(|known| known.deferrable == Some(true) || known.initially == Some(DeferrableInitial::Deferred));
+    let is_enforced = characteristics.is_none_or(|known| known.enforced != Some(false));
+    match (is_deferred, is_enforced, nulls) {
+        (true, ..) => Err(SqlError::unsupported("DEFERRABLE")),
+        (_, false, _) => Err(SqlError::unsupported("NOT ENFORCED")),
+        (.., NullsDistinctOption::NotDistinct) => Err(SqlError::unsupported("NULLS NOT DISTINCT")),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn set_primary_key(
@@ -269,8 +290,14 @@ pub(crate) fn column_definition(column: &ColumnDef) -> Result<ColumnConstraints,
             ColumnOption::Default(Expr::Value(value))
                 if value.value == datafusion::sql::sqlparser::ast::Value::Null => {}
             ColumnOption::Default(default) => found.column.default = Some(default_text(default)?),
-            ColumnOption::PrimaryKey(_) => found.primary_key = Some(name),
-            ColumnOption::Unique(_) => found.unique = Some(name),
+            ColumnOption::PrimaryKey(key) => {
+                check_kind(key.characteristics.as_ref(), NullsDistinctOption::None)?;
+                found.primary_key = Some(name);
+            }
+            ColumnOption::Unique(unique) => {
+                check_kind(unique.characteristics.as_ref(), unique.nulls_distinct)?;
+                found.unique = Some(name);
+            }
             ColumnOption::ForeignKey(_) => return Err(SqlError::unsupported("REFERENCES")),
             ColumnOption::Check(_) => return Err(SqlError::unsupported("CHECK")),
             ColumnOption::Generated { .. } | ColumnOption::Identity(_) => {

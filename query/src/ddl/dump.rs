@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::ast::{
     AlterColumnOperation, AlterTableOperation, ObjectName, Statement, TableConstraint,
 };
 
-use super::create::{TableDefinition, definition, index_columns, set_primary_key};
+use super::create::{TableDefinition, check_kind, definition, index_columns, set_primary_key};
 use crate::catalog::QualifiedName;
 use crate::error::SqlError;
 use crate::names::folded;
@@ -69,8 +69,12 @@ fn take(table: &mut TableDefinition, name: &QualifiedName, operation: &AlterTabl
             Ok(true)
         }
         AlterTableOperation::AddConstraint { constraint: TableConstraint::Unique(unique), .. } => {
-            table.uniques.push((unique.name.as_ref().map(folded), index_columns(&unique.columns)?));
-            Ok(true)
+            // What the upstream judges otherwise, as at the end of a transaction, is left to it.
+            let is_kept = check_kind(unique.characteristics.as_ref(), unique.nulls_distinct).is_ok();
+            if is_kept {
+                table.uniques.push((unique.name.as_ref().map(folded), index_columns(&unique.columns)?));
+            }
+            Ok(is_kept)
         }
         AlterTableOperation::AlterColumn { column_name, op: AlterColumnOperation::SetDefault { value } } => {
             let column = folded(column_name);
