@@ -34,6 +34,8 @@ pub struct Database {
     feeds: FeedSource,
     log: Log,
     upkeep: Background,
+    /// Where there is anything to write.
+    index_builder: Option<Background>,
     /// Where the rows of a database in memory, or on a read-only file system, lie; it goes with the database.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -169,10 +171,19 @@ impl Database {
             options.sequencer.clone(),
         )?;
         let engine = Engine::new(folds.clone(), sequencer.clone(), Arc::clone(&env.clock), &options.queries)?;
+        let index_builder = match options.queries.read_only {
+            Some(_) => None,
+            None => {
+                let engine = engine.clone();
+                let build = move |pauses| engine.build_indexes(&pauses);
+                let builder = Background::start("highwater-index", build);
+                Some(builder.map_err(|source| OpenError::Io { action: "start a thread", source })?)
+            }
+        };
         let feeds = FeedSource::new(Arc::clone(&log), folds.clone(), sequencer.visible());
         let upkeep = upkeep::start(folds.clone(), sequencer.clone(), log)
             .map_err(|source| OpenError::Io { action: "start a thread", source })?;
-        Ok(Self { engine, folds, sequencer, feeds, log: kind, upkeep, _scratch: scratch })
+        Ok(Self { engine, folds, sequencer, feeds, log: kind, upkeep, index_builder, _scratch: scratch })
     }
 
     /// Runs statements in a session of their own, and returns what the last one answers.
@@ -266,8 +277,8 @@ impl Database {
     /// [`OpenError`]; nothing acknowledged is lost. Sessions that are still held keep the log from being marked as closed; that is
     /// only told in the program's log.
     pub fn close(self) -> Result<(), OpenError> {
-        let Self { engine, folds, sequencer, feeds, log, upkeep, _scratch: scratch } = self;
-        drop((upkeep, feeds));
+        let Self { engine, folds, sequencer, feeds, log, upkeep, index_builder, _scratch: scratch } = self;
+        drop((upkeep, index_builder, feeds));
         sequencer.stop("the database is closing");
         drop(engine);
         // With the last handle, the commit thread has ended.

@@ -432,7 +432,7 @@ fn a_query_that_computes_for_days_ends_when_it_is_interrupted() {
             });
             let outcome = match session.execute(&statement).await {
                 Ok(Outcome::Rows(rows)) => rows.collect().await.map(drop),
-                Ok(Outcome::Done(done)) => panic!("{done:?}"),
+                Ok(Outcome::Done(done) | Outcome::Returned(_, done)) => panic!("{done:?}"),
                 Err(error) => Err(error),
             };
             assert_eq!(outcome.unwrap_err().sqlstate, sqlstate::QUERY_CANCELED, "{statement}");

@@ -77,6 +77,7 @@ fn schema() -> TableSchema {
         primary_key: vec![ColumnId::new(1)],
         primary_key_name: None,
         uniques: Vec::new(),
+        indexes: Vec::new(),
         next_column: ColumnId::new(3),
     }
 }

@@ -64,6 +64,7 @@ fn table(version: u32, storage: u64, columns: usize) -> TableSchema {
         primary_key: vec![ColumnId::new(1)],
         primary_key_name: Some("every type_pkey".to_owned()),
         uniques: Vec::new(),
+        indexes: Vec::new(),
         next_column: ColumnId::new(columns as u32 + 1),
     }
 }

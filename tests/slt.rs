@@ -33,7 +33,7 @@ impl AsyncDB for Highwater {
     async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, SqlError> {
         match self.session.execute(sql).await? {
             Outcome::Done(done) => Ok(DBOutput::StatementComplete(done.rows.unwrap_or(0))),
-            Outcome::Rows(rows) => {
+            Outcome::Rows(rows) | Outcome::Returned(rows, _) => {
                 let columns = rows.schema().fields().len();
                 let batches = rows.collect().await?;
                 let rows = batches.iter().flat_map(text_rows).collect();

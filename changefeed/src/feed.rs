@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use highwater_log::position::{RowId, TableId};
 use highwater_log::row::Row;
+use highwater_log::schema::TableSchema;
 use highwater_log::{Change, CommitLog, LogId, LogReader, Lsn};
 use highwater_materializers::{Materialized, Table, TableRow};
 use tokio::sync::watch;
@@ -375,6 +376,11 @@ impl Feed {
             let before = std::mem::replace(&mut followed.table, catalog.table(id, lsn));
             followed.is_dropped = followed.table.is_none();
             let Some(table) = followed.table.as_ref().or(before.as_ref()) else { return Ok(false) };
+            if let (Change::Catalog { .. }, Some(before), Some(after)) = (&change, &before, &followed.table)
+                && is_same_to_readers(before.schema(), after.schema())
+            {
+                return Ok(false);
+            }
             let event = match change {
                 Change::Truncate { .. } => {
                     let (operation, row) = (Operation::Truncate, RowId::default());
@@ -476,6 +482,12 @@ impl Feed {
         encoder.encode(&event).map_err(|source| FeedError::Row { lsn, source })?;
         Ok(Batch { kind, cursor: Some(self.cursor()), count: 1, ends_commit: true })
     }
+}
+
+/// Whether two versions of a table differ in their indexes at most.
+fn is_same_to_readers(before: &TableSchema, after: &TableSchema) -> bool {
+    let (version, indexes) = (after.version, after.indexes.clone());
+    TableSchema { version, indexes, ..before.clone() } == *after
 }
 
 /// So many changes are read at a time, told or not, before others get the thread.

@@ -19,8 +19,14 @@ pub struct Pauses(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    is_over: Mutex<bool>,
+    state: Mutex<State>,
     wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_over: bool,
+    is_cut_short: bool,
 }
 
 impl Background {
@@ -38,7 +44,7 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        *self.pauses.0.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.pauses.0.state.lock().unwrap_or_else(PoisonError::into_inner).is_over = true;
         self.pauses.0.wake.notify_all();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread was printed where it happened.
@@ -50,12 +56,22 @@ impl Drop for Background {
 impl Pauses {
     /// Waits so long; breaks, perhaps sooner, when it is time to end.
     pub fn wait(&self, limit: Duration) -> ControlFlow<()> {
-        let is_over = self.0.is_over.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.0.wake.wait_timeout_while(is_over, limit, |is_over| !*is_over);
-        if *waited.unwrap_or_else(PoisonError::into_inner).0 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.0.wake.wait_timeout_while(state, limit, |state| !state.is_over && !state.is_cut_short);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.is_cut_short = false;
+        if state.is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Whether it is time to end.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).is_over
+    }
+
+    /// Ends the present pause, or the next one, at once: there is work.
+    pub fn cut_short(&self) {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).is_cut_short = true;
+        self.0.wake.notify_all();
     }
 }

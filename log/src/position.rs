@@ -88,6 +88,11 @@ number! {
 }
 
 number! {
+    /// Identity of a secondary index, across renames and TRUNCATE.
+    IndexId(u64)
+}
+
+number! {
     /// Identity of the data of a table. TRUNCATE replaces it, and with it everything that hangs on it.
     StorageId(u64)
 }

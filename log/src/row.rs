@@ -12,6 +12,7 @@
 //! a version has is the catalog's knowledge, so decoding takes the [`RowLayout`] of the row's version.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::position::{ColumnId, SchemaVersion};
 use crate::value::{ColumnType, Value};
@@ -26,7 +27,7 @@ use cells::{CellLayout, Cells};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowLayout {
     version: SchemaVersion,
-    columns: Vec<(ColumnId, ColumnType)>,
+    columns: Arc<[(ColumnId, ColumnType)]>,
     full: CellLayout,
 }
 
@@ -42,7 +43,23 @@ impl RowLayout {
         assert!(columns.windows(2).all(|pair| pair[0].0 < pair[1].0), "a column id stands twice in {columns:?}");
         assert!(version.value() <= SCHEMA_VERSION_MAX, "schema version {version} does not fit a row's head");
         let full = CellLayout::new(columns.iter().map(|(_, column_type)| *column_type));
-        Self { version, columns, full }
+        Self { version, columns: columns.into(), full }
+    }
+
+    /// The layout of another version that has the same columns: [`RowLayout::is_like`] tells so without comparing them.
+    ///
+    /// # Panics
+    /// As [`RowLayout::new`].
+    #[must_use]
+    pub fn under(&self, version: SchemaVersion) -> Self {
+        assert!(version.value() <= SCHEMA_VERSION_MAX, "schema version {version} does not fit a row's head");
+        Self { version, ..self.clone() }
+    }
+
+    /// Whether one was made of the other by [`RowLayout::under`]: a column stands at the same place in both.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.columns, &other.columns)
     }
 
     /// The schema version that this is the layout of.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::position::{ColumnId, SchemaVersion, StorageId, TableId};
+use crate::position::{ColumnId, IndexId, SchemaVersion, StorageId, TableId};
 use crate::row::RowLayout;
 use crate::value::ColumnType;
 
@@ -63,7 +63,8 @@ pub struct TableSchema {
     pub namespace: String,
     /// The table's name.
     pub name: String,
-    /// Rises by one with each change of the schema.
+    /// Rises by one with each change that who writes rows has to know of. An entry of the version that stands changes what only
+    /// readers ask for: how far an index has come.
     pub version: SchemaVersion,
     /// Where the rows hang; TRUNCATE replaces it.
     pub storage: StorageId,
@@ -77,6 +78,9 @@ pub struct TableSchema {
     /// Unique constraints, each with its index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uniques: Vec<UniqueSchema>,
+    /// Secondary indexes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<IndexSchema>,
     /// The id that the next added column gets; ids of dropped columns are never used again.
     pub next_column: ColumnId,
 }
@@ -133,6 +137,80 @@ pub struct UniqueSchema {
     pub storage: StorageId,
     /// Its columns, in index order.
     pub columns: Vec<ColumnId>,
+}
+
+/// A secondary index, `CREATE INDEX` in SQL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexSchema {
+    /// Its identity.
+    pub id: IndexId,
+    /// Its name.
+    pub name: String,
+    /// Where the entries hang that commits write; TRUNCATE replaces it with the table's.
+    pub storage: StorageId,
+    /// Where the entries hang of rows that were there before the index; `None`: there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<StorageId>,
+    /// Its columns, in index order.
+    pub columns: Vec<IndexedColumn>,
+    /// Whether no two rows may have the same values, none of them NULL.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unique: bool,
+    /// How far it has come.
+    pub state: IndexState,
+}
+
+/// A column of an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexedColumn {
+    /// The column.
+    pub column: ColumnId,
+    /// `DESC`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub descending: bool,
+    /// `NULLS FIRST`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub nulls_first: bool,
+}
+
+/// How far an index has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum IndexState {
+    /// Commits maintain it, and a unique one excludes duplicates among the rows that they write; the rows of before are being gathered.
+    Building,
+    /// Of a unique one: the rows of before are in it, and exclude others; duplicates that came meanwhile are being looked for.
+    Checking,
+    /// Queries use it.
+    Ready,
+    /// It holds nothing, and nobody maintains it.
+    Failed {
+        /// What kind of error it was.
+        sqlstate: String,
+        /// Why.
+        cause: String,
+    },
+}
+
+impl IndexState {
+    /// Whether commits maintain it.
+    #[must_use]
+    pub const fn is_maintained(&self) -> bool {
+        !matches!(self, Self::Failed { .. })
+    }
+
+    /// Whether the rows of before are in it.
+    #[must_use]
+    pub const fn is_filled(&self) -> bool {
+        matches!(self, Self::Checking | Self::Ready)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 mod hexadecimal {

@@ -11,9 +11,11 @@ use bytes::Bytes;
 use highwater_log::commit::{EncodedCommit, Group, ProducerId, ProducerSequence};
 use highwater_log::env::{Access, Disk, simulated};
 use highwater_log::frame::{self, FrameHeader, FrameKind, FrameSeed};
-use highwater_log::position::{ColumnId, CommitTime, RowId, SchemaVersion, SegmentId, StorageId, TableId};
+use highwater_log::position::{ColumnId, CommitTime, IndexId, RowId, SchemaVersion, SegmentId, StorageId, TableId};
 use highwater_log::row::RowLayout;
-use highwater_log::schema::{CatalogEntry, ColumnSchema, Namespace, TableSchema, UniqueSchema};
+use highwater_log::schema::{
+    CatalogEntry, ColumnSchema, IndexSchema, IndexState, IndexedColumn, Namespace, TableSchema, UniqueSchema,
+};
 use highwater_log::value::{Array, ColumnType, ElementType, Interval, Value};
 use highwater_log::{
     Change, Commit, CommitHeader, CommitLog, Epoch, Lsn, SegmentedLog, SegmentedOptions, conformance, key,
@@ -135,6 +137,7 @@ fn table_schema() -> TableSchema {
             storage: StorageId::new(6),
             columns: vec![ColumnId::new(3), ColumnId::new(1)],
         }],
+        indexes: Vec::new(),
         next_column: ColumnId::new(4),
     }
 }
@@ -155,6 +158,28 @@ fn catalog_entries_are_stored_as_ever() {
         CatalogEntry::from_json(br#"{"kind":"namespace","name":"x","later":1}"#).is_err(),
         "an unknown field is newer"
     );
+}
+
+#[test]
+fn indexes_are_stored_as_ever() {
+    let column =
+        |id: u32, descending, nulls_first| IndexedColumn { column: ColumnId::new(id), descending, nulls_first };
+    let index = |id: u64, unique: bool, state| IndexSchema {
+        id: IndexId::new(id),
+        name: format!("accounts_{id}_idx"),
+        storage: StorageId::new(id + 1),
+        backfill: unique.then(|| StorageId::new(id + 2)),
+        columns: vec![column(1, false, false), column(3, true, unique)],
+        unique,
+        state,
+    };
+    let failed = IndexState::Failed { sqlstate: "23505".to_owned(), cause: "key (aid)=(1)".to_owned() };
+    let states = [IndexState::Building, IndexState::Checking, IndexState::Ready, failed];
+    let indexes = (10u64..).step_by(10).zip(states).map(|(id, state)| index(id, id % 20 == 0, state)).collect();
+    let entry = CatalogEntry::Table(TableSchema { indexes, ..table_schema() });
+    let json = entry.to_json();
+    assert_eq!(CatalogEntry::from_json(&json).unwrap(), entry);
+    assert_golden("catalog-entry-with-indexes", &json);
 }
 
 fn commit(lsn: u64) -> EncodedCommit {

@@ -12,14 +12,14 @@ use highwater_log::base::{BaseRecord, BaseState};
 use highwater_log::checked_json;
 use highwater_log::env::Disk;
 use highwater_log::position::{SchemaVersion, StorageId, TableId};
-use highwater_log::schema::{CatalogEntry, Namespace};
-use highwater_log::sequencer::{KeyRange, catalog_key, catalog_name_key, catalog_object};
+use highwater_log::schema::{CatalogEntry, Namespace, TableSchema};
+use highwater_log::sequencer::{KeyRange, catalog_index_key, catalog_key, catalog_name_key, catalog_object};
 use highwater_log::{Change, Commit, LogId, Lsn};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FoldError;
 use crate::materializer::Materializer;
-use crate::table::Table;
+use crate::table::{Index, Table};
 
 /// The versioned catalog.
 pub struct Catalog {
@@ -260,7 +260,7 @@ impl Catalog {
             for version in &versions[first..] {
                 if let Some(Entry::Table(table)) = &version.entry {
                     storages.insert(table.schema().storage);
-                    storages.extend(table.uniques().iter().map(|unique| unique.storage));
+                    storages.extend(table.indexes().iter().flat_map(Index::storages));
                 }
             }
         }
@@ -271,7 +271,7 @@ impl Catalog {
     #[must_use]
     pub fn key_version(&self, key: &[u8], at: Lsn) -> Option<Lsn> {
         if let Some(object) = catalog_object(key) {
-            return self.read().entry(object, at).map(|(lsn, _)| lsn);
+            return self.read().entry(object, at).map(|(lsn, entry)| entry.written(lsn));
         }
         self.keys(at).into_iter().find(|(known, _)| known == key).map(|(_, lsn)| lsn)
     }
@@ -288,11 +288,16 @@ impl Catalog {
     fn keys(&self, at: Lsn) -> Vec<(Bytes, Lsn)> {
         let state = self.read();
         let keys = state.entries(at).flat_map(|(object, lsn, entry)| {
-            let name = match entry {
-                Entry::Namespace(namespace) => catalog_name_key(&namespace.name, ""),
-                Entry::Table(table) => catalog_name_key(&table.schema().namespace, &table.schema().name),
+            let (name, indexes) = match entry {
+                Entry::Namespace(namespace) => (catalog_name_key(&namespace.name, ""), &[][..]),
+                Entry::Table(table) => {
+                    let schema = table.schema();
+                    (catalog_name_key(&schema.namespace, &schema.name), &schema.indexes[..])
+                }
             };
-            [(catalog_key(object), lsn), (name, lsn)]
+            let indexes = indexes.iter().map(move |index| (catalog_index_key(index.id), lsn));
+            let written = entry.written(lsn);
+            [(catalog_key(object), written), (name, written)].into_iter().chain(indexes)
         });
         keys.collect()
     }
@@ -386,14 +391,19 @@ impl State {
         let entry = entry.map(|entry| match entry {
             CatalogEntry::Namespace(namespace) => Entry::Namespace(Arc::new(namespace)),
             CatalogEntry::Table(schema) => {
-                let ids = schema.uniques.iter().map(|unique| unique.storage).chain([schema.storage]);
-                self.next_id = ids.fold(self.next_id, |next, id| next.max(id.value() + 1));
+                self.next_id = ids_of(&schema).fold(self.next_id, |next, id| next.max(id + 1));
                 let names = self.named.entry(schema.namespace.clone()).or_default();
                 let named = names.entry(schema.name.clone()).or_default();
                 if !named.contains(&object) {
                     named.push(object);
                 }
-                let table = Arc::new(Table::new(schema, lsn));
+                // Who writes rows need not know of an entry under the version that stood before.
+                let written = self.tables.get(&(schema.id, schema.version)).map_or(lsn, |known| known.written());
+                let before = self.objects.get(&object).and_then(|versions| versions.last());
+                let table = Arc::new(match before.and_then(|version| version.entry.as_ref()) {
+                    Some(Entry::Table(before)) => Table::following(before, schema, written),
+                    _ => Table::new(schema, written),
+                });
                 self.tables.insert((table.schema().id, table.schema().version), Arc::clone(&table));
                 Entry::Table(table)
             }
@@ -430,12 +440,30 @@ impl State {
 }
 
 impl Entry {
+    /// The commit that wrote what writers have to know of an entry that stands since `lsn`.
+    fn written(&self, lsn: Lsn) -> Lsn {
+        match self {
+            Self::Namespace(_) => lsn,
+            Self::Table(table) => table.written(),
+        }
+    }
+
     fn recorded(&self) -> CatalogEntry {
         match self {
             Self::Namespace(namespace) => CatalogEntry::Namespace(Namespace::clone(namespace)),
             Self::Table(table) => CatalogEntry::Table(table.schema().clone()),
         }
     }
+}
+
+/// Every id that a table's entry takes, but the table's own.
+fn ids_of(schema: &TableSchema) -> impl Iterator<Item = u64> + use<'_> {
+    let indexes = schema.indexes.iter().flat_map(|index| {
+        let storages = [Some(index.storage), index.backfill].into_iter().flatten();
+        storages.map(StorageId::value).chain([index.id.value()])
+    });
+    let uniques = schema.uniques.iter().map(|unique| unique.storage.value());
+    indexes.chain(uniques).chain([schema.storage.value()])
 }
 
 fn decode_entry(lsn: Lsn, json: &Bytes) -> Result<CatalogEntry, FoldError> {

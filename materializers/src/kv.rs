@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! kv/checkpoint        what is in the files for certain: replay begins behind its LSN
-//! kv/trees/17          one LSM tree per storage: a table's rows, or an index's entries
+//! kv/trees/17          one LSM tree per storage: a table's rows, or an index's entries (of rows that were there before the
+//!                      index, in a tree of their own that is read beneath it)
 //! kv/trees/0           positions of sources, and producers' last sequences
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! journal: a checkpoint at n flushes every tree that was written to, then records n; what came later is replayed. The history's
 //! beginning as a checkpoint has recorded it is the horizon: merges drop what no read from there on can find.
 
+mod backfill;
 mod checkpoint;
 mod fold;
 mod history;
@@ -29,6 +31,7 @@ use bytes::Bytes;
 use highwater_log::commit::{ProducerId, ProducerSequence};
 use highwater_log::env::Disk;
 use highwater_log::position::StorageId;
+use highwater_log::schema::IndexState;
 use highwater_log::sequencer::{KeyRange, RecentSequences, SEQUENCES_KEPT};
 use highwater_log::{Commit, LogId, Lsn};
 
@@ -40,6 +43,7 @@ use fold::Write;
 use history::History;
 use tree::{Staleness, Tree};
 
+pub use backfill::Backfill;
 pub use pin::ReadPin;
 pub use value::StoredRow;
 
@@ -167,7 +171,12 @@ impl Kv {
     }
 
     fn load_files(&self, upkeep: &mut Checkpoint) -> Result<(), FoldError> {
-        let checkpoint = Checkpoint::load(&*self.disk, &self.checkpoint_path(), self.log)?;
+        let mut checkpoint = Checkpoint::load(&*self.disk, &self.checkpoint_path(), self.log)?;
+        // What an index was being filled with is begun again.
+        let beneath = checkpoint.trees.iter().filter_map(|tree| tree.beneath);
+        let unfilled: Vec<_> = beneath.filter(|beneath| !beneath.is_filled).map(|beneath| beneath.tree).collect();
+        checkpoint.trees.retain(|known| !unfilled.contains(&known.tree));
+        checkpoint.manifests.retain(|manifest| !unfilled.contains(&manifest.tree));
         for manifest in &checkpoint.manifests {
             let directory = self.tree_directory(manifest.tree);
             if !manifest.is_intact(&directory).map_err(self.failed("read", &directory))? {
@@ -187,9 +196,21 @@ impl Kv {
             if name.ends_with(GONE_SUFFIX) {
                 std::fs::remove_dir_all(entry.path()).map_err(self.failed("remove", &entry.path()))?;
             } else if let Ok(id) = name.parse().map(StorageId::new) {
+                if unfilled.contains(&id) {
+                    self.remove_tree_directory(id)?;
+                    continue;
+                }
                 let known = checkpoint.trees.iter().find(|known| known.tree == id);
                 let staleness = known.map(|known| known.staleness).unwrap_or_default();
                 trees.insert(id, Arc::new(self.open_tree(id, staleness)?));
+            }
+        }
+        for TreeRecord { tree, beneath, .. } in &checkpoint.trees {
+            let (Some(beneath), Some(tree)) = (beneath, trees.get(tree)) else { continue };
+            tree.lie_over(beneath.tree);
+            if beneath.is_filled {
+                let missing = || storage_error(&format!("the backfill {} of an index is missing", beneath.tree));
+                tree.put_beneath(Arc::clone(trees.get(&beneath.tree).ok_or_else(missing)?));
             }
         }
         if checkpoint.applied == Lsn::ORIGIN && !trees.is_empty() {
@@ -368,6 +389,13 @@ impl Kv {
     /// Merges files, a step in each tree, and one tree whole at most. A tree that cannot be read or written holds up no other.
     fn merge(&self, upkeep: &mut Checkpoint) -> Result<(), FoldError> {
         let trees = self.all_trees();
+        if trees.iter().any(|(_, tree)| tree.base().is_some()) {
+            let tables = self.catalog.tables(self.applied());
+            let ready =
+                tables.iter().flat_map(|table| table.indexes()).filter(|index| index.state == IndexState::Ready);
+            let filled: Vec<_> = ready.filter_map(|index| index.backfill).collect();
+            trees.iter().filter(|(id, _)| filled.contains(id)).for_each(|(_, tree)| tree.settle());
+        }
         let (mut is_changed, mut may_merge_whole) = (false, true);
         let mut outcome = Ok(());
         for (_, tree) in &trees {
@@ -479,14 +507,18 @@ impl Kv {
         for (id, tree) in trees {
             self.trees.write().unwrap_or_else(PoisonError::into_inner).by_storage.remove(&id);
             drop(tree);
-            // Renamed first: half removed, it would pass for a damaged tree.
-            let path = self.tree_directory(id);
-            let gone = self.trees_directory().join(format!("{id}{GONE_SUFFIX}"));
-            self.disk.rename(&path, &gone).map_err(self.failed("rename", &path))?;
-            self.disk.sync_dir(&self.trees_directory()).map_err(self.failed("sync", &self.trees_directory()))?;
-            std::fs::remove_dir_all(&gone).map_err(self.failed("remove", &gone))?;
+            self.remove_tree_directory(id)?;
         }
         Ok(())
+    }
+
+    fn remove_tree_directory(&self, id: StorageId) -> Result<(), FoldError> {
+        // Renamed first: half removed, it would pass for a damaged tree.
+        let path = self.tree_directory(id);
+        let gone = self.trees_directory().join(format!("{id}{GONE_SUFFIX}"));
+        self.disk.rename(&path, &gone).map_err(self.failed("rename", &path))?;
+        self.disk.sync_dir(&self.trees_directory()).map_err(self.failed("sync", &self.trees_directory()))?;
+        std::fs::remove_dir_all(&gone).map_err(self.failed("remove", &gone))
     }
 
     fn all_trees(&self) -> TreeList {
@@ -534,6 +566,7 @@ impl Materializer for Kv {
         if commit.lsn != applied.next() {
             return Err(FoldError::OutOfOrder { lsn: commit.lsn, applied });
         }
+        self.fill_indexes(commit)?;
         let writes = fold::fold(commit, &self.catalog)?;
         let mut written_bytes = 0;
         // Keys of one storage stand together.
@@ -546,6 +579,10 @@ impl Materializer for Kv {
             };
             tree.write(&key, value, commit.lsn);
             tree.note_stale(stale);
+            if let Some(base) = tree.base().filter(|_| stale > 0) {
+                // What it hides may lie there.
+                base.note_stale(1);
+            }
         }
         if let Some(ProducerSequence { producer, sequence }) = writes.producer {
             let mut recent = self.sequences(producer, applied)?;
@@ -579,9 +616,12 @@ impl Materializer for Kv {
 impl Kv {
     fn checkpoint_under(&self, upkeep: &mut Checkpoint) -> Result<Lsn, FoldError> {
         let applied = self.applied();
-        if applied == upkeep.applied {
-            return Ok(applied);
-        }
+        if applied == upkeep.applied { Ok(applied) } else { self.checkpoint_anew(upkeep) }
+    }
+
+    /// Makes a checkpoint, also where nothing was applied since the last one.
+    fn checkpoint_anew(&self, upkeep: &mut Checkpoint) -> Result<Lsn, FoldError> {
+        let applied = self.applied();
         let flushed_bytes = self.unflushed_bytes.load(Ordering::Relaxed);
         let (trees, unneeded) = self.trees_by_need(upkeep.history_from);
         tree::flush_dirty(trees.iter().map(|(_, tree)| &**tree))?;
@@ -591,7 +631,10 @@ impl Kv {
             (history.from().min(applied), history.times())
         };
         let manifests = self.manifests(&trees, &upkeep.manifests)?;
-        let record = |(id, tree): &(_, Arc<Tree>)| TreeRecord { tree: *id, staleness: tree.staleness() };
+        let record = |(id, tree): &(_, Arc<Tree>)| {
+            let (staleness, beneath) = (tree.staleness(), tree.beneath());
+            TreeRecord { tree: *id, staleness, beneath }
+        };
         let trees = trees.iter().map(record).collect();
         let beginning = Checkpoint::beginning(self.log);
         self.record(upkeep, Checkpoint { applied, history_from, trees, times, manifests, ..beginning })?;

@@ -13,7 +13,7 @@ mod table;
 
 pub use catalog::Catalog;
 pub use error::FoldError;
-pub use kv::{Kv, KvOptions, ReadPin, StoredRow};
+pub use kv::{Backfill, Kv, KvOptions, ReadPin, StoredRow};
 pub use materializer::Materializer;
 pub use supervisor::{Materialized, Progress};
-pub use table::{Table, TableRow, Unique, Uniqueness, encode_missing};
+pub use table::{Index, Table, TableRow, Uniqueness, encode_missing};

@@ -5,7 +5,7 @@ use highwater_log::Lsn;
 use highwater_log::key::{self, KEY_BYTES_MAX};
 use highwater_log::position::{ColumnId, RowId, SchemaVersion, StorageId};
 use highwater_log::row::{CodecError, Row, RowLayout, merge};
-use highwater_log::schema::{ColumnSchema, TableSchema};
+use highwater_log::schema::{ColumnSchema, IndexSchema, IndexState, TableSchema, UniqueSchema};
 use highwater_log::value::Value;
 
 /// A table's schema as one commit wrote it, ready for use. Immutable, and shared.
@@ -14,18 +14,26 @@ pub struct Table {
     schema: TableSchema,
     written: Lsn,
     layout: RowLayout,
-    uniques: Vec<Unique>,
+    indexes: Vec<Index>,
     /// For each column, in the layout's order: what older rows hold, as a row of that column alone.
     missing: Vec<Option<(RowLayout, Vec<u8>)>>,
 }
 
-/// A unique index of a table.
+/// An index of a table that commits maintain: of a unique constraint, or one of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unique {
-    /// Where its entries hang.
+pub struct Index {
+    /// Its name, or the constraint's.
+    pub name: String,
+    /// Where its entries hang that commits write.
     pub storage: StorageId,
+    /// Where the entries hang of rows that were there before it; they are read beneath the others.
+    pub backfill: Option<StorageId>,
     /// Its columns, in index order.
     pub columns: Vec<ColumnId>,
+    /// Whether an entry without NULL excludes another of the same values.
+    pub is_unique: bool,
+    /// How far it has come.
+    pub state: IndexState,
 }
 
 impl Table {
@@ -33,11 +41,21 @@ impl Table {
     #[must_use]
     pub fn new(schema: TableSchema, written: Lsn) -> Self {
         let layout = schema.row_layout();
-        let uniques = schema
-            .uniques
-            .iter()
-            .map(|unique| Unique { storage: unique.storage, columns: unique.columns.clone() })
-            .collect();
+        Self::with_layout(schema, written, layout)
+    }
+
+    /// The table as commit `written` defines it; `before` is what it was. Rows of both are read alike where they have the same columns.
+    pub(crate) fn following(before: &Self, schema: TableSchema, written: Lsn) -> Self {
+        let layout = schema.row_layout();
+        let is_same = layout.columns() == before.layout.columns();
+        let layout = if is_same { before.layout.under(schema.version) } else { layout };
+        Self::with_layout(schema, written, layout)
+    }
+
+    fn with_layout(schema: TableSchema, written: Lsn, layout: RowLayout) -> Self {
+        let constraints = schema.uniques.iter().map(Index::of_constraint);
+        let indexes = constraints.chain(schema.indexes.iter().map(Index::of_schema));
+        let indexes = indexes.filter(|index| index.state.is_maintained()).collect();
         let missing = layout
             .columns()
             .iter()
@@ -46,7 +64,7 @@ impl Table {
                 Some((RowLayout::new(MISSING_ROW_VERSION, [(*id, *column_type)]), row))
             })
             .collect();
-        Self { schema, written, layout, uniques, missing }
+        Self { schema, written, layout, indexes, missing }
     }
 
     /// Its schema.
@@ -55,7 +73,7 @@ impl Table {
         &self.schema
     }
 
-    /// The commit that wrote this version of the schema.
+    /// The commit that wrote this version of the schema: the first, where later ones told how far an index has come.
     #[must_use]
     pub const fn written(&self) -> Lsn {
         self.written
@@ -67,10 +85,10 @@ impl Table {
         &self.layout
     }
 
-    /// Its unique indexes.
+    /// The indexes that commits maintain: those of unique constraints, then the others.
     #[must_use]
-    pub fn uniques(&self) -> &[Unique] {
-        &self.uniques
+    pub fn indexes(&self) -> &[Index] {
+        &self.indexes
     }
 
     /// What rows hold that are older than the column at `place` of the layout.
@@ -136,23 +154,59 @@ impl Table {
         Ok((key, has_null))
     }
 
-    /// The key of the row in a unique index, and whether it must be the only one: entries with a NULL stand beside one another,
-    /// told apart by the row's own key.
+    /// The key of the row in an index, and whether it must be the only one: entries that exclude none, those of an index that is not
+    /// unique and those with a NULL, stand beside one another, told apart by the row's own key.
     ///
     /// # Errors
-    /// [`CodecError`] when the row is damaged or its key too long.
-    pub fn unique_key(
+    /// [`CodecError`] when the row is damaged.
+    pub fn index_key(
         &self,
-        unique: &Unique,
+        index: &Index,
         row: &TableRow<'_>,
         row_key: &[u8],
     ) -> Result<(Bytes, Uniqueness), CodecError> {
-        let (mut key, has_null) = row.table.key(&unique.columns, |place| row.value(place))?;
-        if has_null {
+        let (mut key, has_null) = match row.table.key(&index.columns, |place| row.value(place)) {
+            Err(CodecError::KeyTooLong(length)) => {
+                return Ok(([&[TOO_LONG][..], row_key].concat().into(), Uniqueness::TooLong(length)));
+            }
+            key => key?,
+        };
+        if has_null || !index.is_unique {
             key.extend_from_slice(row_key);
             return Ok((key.into(), Uniqueness::NotUnique));
         }
         Ok((key.into(), Uniqueness::Unique))
+    }
+}
+
+impl Index {
+    fn of_constraint(unique: &UniqueSchema) -> Self {
+        Self {
+            name: unique.name.clone(),
+            storage: unique.storage,
+            backfill: None,
+            columns: unique.columns.clone(),
+            is_unique: true,
+            state: IndexState::Ready,
+        }
+    }
+
+    /// Where its entries hang.
+    pub(crate) fn storages(&self) -> impl Iterator<Item = StorageId> + use<> {
+        [Some(self.storage), self.backfill].into_iter().flatten()
+    }
+
+    /// The index as the catalog has it.
+    #[must_use]
+    pub fn of_schema(index: &IndexSchema) -> Self {
+        Self {
+            name: index.name.clone(),
+            storage: index.storage,
+            backfill: index.backfill,
+            columns: index.columns.iter().map(|column| column.column).collect(),
+            is_unique: index.unique,
+            state: index.state.clone(),
+        }
     }
 }
 
@@ -161,8 +215,11 @@ impl Table {
 pub enum Uniqueness {
     /// It does.
     Unique,
-    /// A NULL is among the values: it does not.
+    /// The index is not unique, or a NULL is among the values: it does not.
     NotUnique,
+    /// The values take so many bytes, too many for an index. Such a row is not written; one that was there before the index is told
+    /// apart by its own key, as long as the index is not ready for it.
+    TooLong(usize),
 }
 
 /// A row, perhaps of an older schema version, seen with the columns of a newer one.
@@ -198,7 +255,7 @@ impl<'a> TableRow<'a> {
     /// # Errors
     /// [`CodecError`] when the row is damaged.
     pub fn value(&self, place: usize) -> Result<Option<Value<'a>>, CodecError> {
-        if std::ptr::eq(self.row.layout(), &self.table.layout) {
+        if self.row.layout().is_like(&self.table.layout) {
             return self.row.value(place)?.ok_or(PARTIAL);
         }
         let (id, _) = self.table.layout.columns()[place];
@@ -229,5 +286,7 @@ pub fn encode_missing(column: &ColumnSchema, value: Value<'_>) -> Result<Vec<u8>
 
 /// Keys are seldom longer.
 const KEY_BYTES_EXPECTED: usize = 24;
+/// Stands where a column's mark stands in a key.
+const TOO_LONG: u8 = 3;
 const PARTIAL: CodecError = CodecError::Malformed("a partial row where a full one is due");
 const MISSING_ROW_VERSION: SchemaVersion = SchemaVersion::new(0);

@@ -1,5 +1,6 @@
 //! The catalog as one statement sees it: the database's at an LSN, with the transaction's own changes over it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,6 +27,14 @@ impl std::fmt::Display for QualifiedName {
         } else {
             write!(f, "{}.{}", self.namespace, self.name)
         }
+    }
+}
+
+/// The name of a table's primary key constraint, if it has a key.
+pub(crate) fn primary_key_name(schema: &TableSchema) -> Cow<'_, str> {
+    match &schema.primary_key_name {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(format!("{}_pkey", schema.name)),
     }
 }
 

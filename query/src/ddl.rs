@@ -3,20 +3,22 @@
 mod alter;
 mod create;
 mod dump;
+mod index;
 
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{ObjectName, ObjectType, SchemaName, Truncate};
 use highwater_log::position::StorageId;
-use highwater_log::schema::TableSchema;
+use highwater_log::schema::{IndexState, TableSchema};
 use highwater_materializers::{Catalog, Table};
 
 pub(crate) use alter::{alter_table, append_column};
 pub use create::{ColumnDefinition, TableDefinition};
 pub(crate) use create::{create_table, define_table};
 pub use dump::{SchemaDump, parse_schema_dump};
+pub(crate) use index::{BegunIndex, alter_index, create_index, describe_key, duplicate};
 
-use create::column_definition;
+use create::{column_definition, refuse_key_type};
 
 use crate::catalog::QualifiedName;
 use crate::error::SqlError;
@@ -47,7 +49,7 @@ pub(crate) fn create_schema(
     Ok(())
 }
 
-/// DROP TABLE, DROP SCHEMA.
+/// DROP TABLE, DROP INDEX, DROP SCHEMA.
 pub(crate) fn drop_objects(
     context: &StatementContext<'_>,
     transaction: &mut Transaction,
@@ -69,6 +71,7 @@ pub(crate) fn drop_objects(
                     }
                 }
             }
+            ObjectType::Index => index::drop_index(context, transaction, name, is_tolerant)?,
             ObjectType::Schema => drop_schema(transaction, &namespace_name(name)?, is_tolerant, is_cascading)?,
             other => return Err(SqlError::unsupported(&format!("DROP {other}"))),
         }
@@ -136,6 +139,12 @@ pub(crate) fn truncate_table(transaction: &mut Transaction, table: &Arc<Table>) 
     for unique in &mut schema.uniques {
         unique.storage = StorageId::new(transaction.catalog.take_id());
     }
+    for index in schema.indexes.iter_mut().filter(|index| index.state.is_maintained()) {
+        // There are no rows of before any more.
+        index.storage = StorageId::new(transaction.catalog.take_id());
+        index.backfill = None;
+        index.state = IndexState::Ready;
+    }
     transaction.catalog.put_table(schema, true)
 }
 
@@ -158,10 +167,14 @@ fn check_name_is_free(transaction: &Transaction, name: &QualifiedName) -> Result
         let message = format!("schema \"{}\" does not exist", name.namespace);
         return Err(SqlError::new(sqlstate::UNDEFINED_SCHEMA, message));
     }
-    if transaction.catalog.find(name).is_some() {
+    let has_index = |table: &Arc<Table>| {
+        let schema = table.schema();
+        schema.namespace == name.namespace && schema.indexes.iter().any(|index| index.name == name.name)
+    };
+    if transaction.catalog.find(name).is_some() || transaction.catalog.tables().iter().any(has_index) {
         return Err(SqlError::new(sqlstate::DUPLICATE_TABLE, format!("relation \"{name}\" already exists")));
     }
     Ok(())
 }
 
-const RESERVED_NAMESPACES: [&str; 2] = [crate::information::NAMESPACE, crate::providers::TARGET_NAMESPACE];
+const RESERVED_NAMESPACES: [&str; 2] = [crate::system::INFORMATION_SCHEMA, crate::providers::TARGET_NAMESPACE];

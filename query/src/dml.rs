@@ -4,16 +4,20 @@
 //! are to be changed. Nothing of a statement's filter can get lost on a way that it doesn't go.
 
 mod assign;
+mod conflict;
 mod insert;
+mod returning;
+
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use bytes::Bytes;
 use datafusion::sql::sqlparser::ast::{
-    Assignment, AssignmentTarget, Delete, Expr, FromTable, TableFactor, TableWithJoins, Update, UpdateTableFromKind,
+    Assignment, AssignmentTarget, Delete, Expr, FromTable, ObjectName, SelectItem, TableFactor, TableWithJoins, Update,
+    UpdateTableFromKind,
 };
-use highwater_log::row::Row;
 use highwater_log::value::OwnedValue;
-use highwater_materializers::{Table, TableRow};
+use highwater_materializers::Table;
 
 pub(crate) use assign::{encode_row, encode_values};
 pub(crate) use insert::{default_value, insert, insert_batches};
@@ -21,21 +25,29 @@ pub(crate) use insert::{default_value, insert, insert_batches};
 use crate::catalog::QualifiedName;
 use crate::error::SqlError;
 use crate::names::folded;
-use crate::providers::TARGET_NAMESPACE;
+use crate::providers::{TARGET_NAMESPACE, Target};
 use crate::rewrite::written;
+use crate::rows::SeenRow;
 use crate::scan::KEY_COLUMN;
 use crate::sqlstate;
-use crate::statement::{StatementContext, quoted};
+use crate::statement::{RowStream, StatementContext, quoted};
 use crate::transaction::{RowChange, Transaction};
 use crate::types;
 
-/// Runs an UPDATE; returns how many rows it changed.
+/// What a statement has changed.
+pub(crate) struct Changed {
+    /// How many rows.
+    pub(crate) count: usize,
+    /// What its RETURNING gives of them.
+    pub(crate) returned: Option<RowStream>,
+}
+
+/// Runs an UPDATE.
 pub(crate) async fn update(
     context: &StatementContext<'_>,
     transaction: &mut Transaction,
     update: &Update,
-) -> Result<usize, SqlError> {
-    refuse(update.returning.is_some(), "RETURNING")?;
+) -> Result<Changed, SqlError> {
     refuse(update.limit.is_some() || !update.order_by.is_empty(), "UPDATE with ORDER BY or LIMIT")?;
     refuse(update.or.is_some() || update.output.is_some(), "this form of UPDATE")?;
     let (name, alias) = target(context, &update.table)?;
@@ -53,45 +65,86 @@ pub(crate) async fn update(
     }
     let filter = update.selection.as_ref().map_or(String::new(), |filter| format!(" WHERE {}", written(filter)));
     let sql = format!("SELECT {} FROM {}{filter}", items.join(", "), from.join(", "));
-    let batches = context.collect(transaction, &sql, Some(name)).await?;
+    let batches = context.collect(transaction, &sql, Some(Target::Table(name))).await?;
     let places: Vec<usize> = assignments.into_iter().map(|(place, _)| place).collect();
-    update_rows(transaction, &table, &places, &batches)
+    let changes = updates(transaction, &table, &places, &batches)?;
+    let returning = Returning::of_joined(update.returning.as_deref(), update.from.is_some())?;
+    change(context, transaction, &table, &alias, changes, returning).await
 }
 
-/// Sets columns (by their places in the declaration) of rows. The batches hold the rows' keys, then the new values.
-fn update_rows(
-    transaction: &mut Transaction,
-    table: &std::sync::Arc<Table>,
+/// Updates that set columns (by their places in the declaration) of rows. The batches hold the rows' keys, then the new values.
+fn updates(
+    transaction: &Transaction,
+    table: &Arc<Table>,
     places: &[usize],
     batches: &[RecordBatch],
-) -> Result<usize, SqlError> {
+) -> Result<Vec<RowChange>, SqlError> {
     let source = transaction.source();
     let mut changes = Vec::new();
     for batch in batches {
         for (row, key) in keys(batch).enumerate() {
             let Some(current) = source.row(table, &key.clone().into())? else { continue };
-            let view = TableRow::new(Row::parse(current.written.layout(), &current.bytes)?, table);
-            let mut values: Vec<Option<OwnedValue>> =
-                view.values()?.into_iter().map(|value| value.map(OwnedValue::from)).collect();
-            for (index, place) in places.iter().enumerate() {
-                let column = &table.schema().columns[*place];
-                let at =
-                    table.layout().index_of(column.id).ok_or_else(|| SqlError::internal("a column without a place"))?;
-                values[at] = types::value_at(batch.column(index + 1), row, column.column_type)?;
-            }
-            changes.push(RowChange::Update { key, after: encode_row(table, &values)? });
+            let after = changed_row(table, &current, places, batch, row)?;
+            changes.push(RowChange::Update { key, after });
         }
     }
-    transaction.write(table, changes)
+    Ok(changes)
 }
 
-/// Runs a DELETE; returns how many rows it deleted.
+/// A row with other values in some columns: those of a row of a batch, behind its first column.
+fn changed_row(
+    table: &Table,
+    current: &SeenRow,
+    places: &[usize],
+    batch: &RecordBatch,
+    row: usize,
+) -> Result<Vec<u8>, SqlError> {
+    let view = current.view(table)?;
+    let mut values: Vec<Option<OwnedValue>> =
+        view.values()?.into_iter().map(|value| value.map(OwnedValue::from)).collect();
+    for (index, place) in places.iter().enumerate() {
+        let column = &table.schema().columns[*place];
+        let at = table.layout().index_of(column.id).ok_or_else(|| SqlError::internal("a column without a place"))?;
+        values[at] = types::value_at(batch.column(index + 1), row, column.column_type)?;
+    }
+    encode_row(table, &values)
+}
+
+/// The items of a RETURNING.
+struct Returning<'a>(Option<&'a [SelectItem]>);
+
+impl<'a> Returning<'a> {
+    /// Of a statement that joins others to its table: they are not seen.
+    fn of_joined(items: Option<&'a [SelectItem]>, is_joined: bool) -> Result<Self, SqlError> {
+        let has_wildcard = items.into_iter().flatten().any(|item| matches!(item, SelectItem::Wildcard(_)));
+        refuse(is_joined && has_wildcard, "RETURNING * over several tables")?;
+        Ok(Self(items))
+    }
+}
+
+/// Writes changes, and computes what RETURNING gives of them.
+async fn change(
+    context: &StatementContext<'_>,
+    transaction: &mut Transaction,
+    table: &Arc<Table>,
+    alias: &str,
+    changes: Vec<RowChange>,
+    Returning(items): Returning<'_>,
+) -> Result<Changed, SqlError> {
+    let Some(items) = items else {
+        return Ok(Changed { count: transaction.write(table, changes)?, returned: None });
+    };
+    let rows = transaction.write_and_return(table, changes)?;
+    let returned = returning::returning(context, transaction, table, alias, items, &rows).await?;
+    Ok(Changed { count: rows.len(), returned: Some(returned) })
+}
+
+/// Runs a DELETE.
 pub(crate) async fn delete(
     context: &StatementContext<'_>,
     transaction: &mut Transaction,
     delete: &Delete,
-) -> Result<usize, SqlError> {
-    refuse(delete.returning.is_some(), "RETURNING")?;
+) -> Result<Changed, SqlError> {
     refuse(delete.limit.is_some() || !delete.order_by.is_empty(), "DELETE with ORDER BY or LIMIT")?;
     refuse(!delete.tables.is_empty() || delete.output.is_some(), "this form of DELETE")?;
     let (FromTable::WithFromKeyword(tables) | FromTable::WithoutKeyword(tables)) = &delete.from;
@@ -102,9 +155,10 @@ pub(crate) async fn delete(
     from.extend(delete.using.iter().flatten().map(written));
     let filter = delete.selection.as_ref().map_or(String::new(), |filter| format!(" WHERE {}", written(filter)));
     let sql = format!("SELECT {alias}.{KEY_COLUMN} FROM {}{filter}", from.join(", "));
-    let batches = context.collect(transaction, &sql, Some(name)).await?;
+    let batches = context.collect(transaction, &sql, Some(Target::Table(name))).await?;
     let changes = batches.iter().flat_map(keys).map(|key| RowChange::Delete { key }).collect();
-    transaction.write(&table, changes)
+    let returning = Returning::of_joined(delete.returning.as_deref(), delete.using.is_some())?;
+    change(context, transaction, &table, &alias, changes, returning).await
 }
 
 /// The table that a statement changes, and the name by which its expressions know it.
@@ -114,7 +168,7 @@ fn target(context: &StatementContext<'_>, from: &TableWithJoins) -> Result<(Qual
     };
     refuse(!from.joins.is_empty(), "a join as the target of a change")?;
     let name = context.resolve(name)?;
-    if name.namespace == crate::information::NAMESPACE {
+    if crate::system::is_system(&name.namespace) {
         return Err(SqlError::new(sqlstate::SYNTAX_OR_ACCESS, format!("{name} cannot be changed")));
     }
     let alias = alias.as_ref().map_or_else(|| name.name.clone(), |alias| folded(&alias.name));
@@ -128,21 +182,38 @@ fn from_target(name: &QualifiedName, alias: &str) -> String {
 /// What an UPDATE sets: columns by their places in the declaration, and expressions.
 fn assignments(table: &Table, assignments: &[Assignment]) -> Result<Vec<(usize, Expr)>, SqlError> {
     let mut found: Vec<(usize, Expr)> = Vec::new();
-    for assignment in assignments {
-        let AssignmentTarget::ColumnName(name) = &assignment.target else {
-            return Err(SqlError::unsupported("an assignment to several columns at once"));
-        };
+    for (name, value) in single_assignments(assignments)? {
         let column = name.0.last().and_then(|part| part.as_ident()).map(folded).unwrap_or_default();
         let place = column_place(table, &column)?;
         if found.iter().any(|(known, _)| *known == place) {
             let message = format!("multiple assignments to same column \"{column}\"");
             return Err(SqlError::new(sqlstate::SYNTAX_ERROR, message));
         }
-        let value = match is_default_keyword(&assignment.value) {
+        let value = match is_default_keyword(value) {
             true => assign::default_expression(table, place)?,
-            false => assignment.value.clone(),
+            false => value.clone(),
         };
         found.push((place, value));
+    }
+    Ok(found)
+}
+
+/// Each column with its value, also of `(a, b) = (1, 2)`.
+fn single_assignments(assignments: &[Assignment]) -> Result<Vec<(&ObjectName, &Expr)>, SqlError> {
+    let mut found = Vec::with_capacity(assignments.len());
+    for assignment in assignments {
+        match (&assignment.target, &assignment.value) {
+            (AssignmentTarget::ColumnName(name), value) => found.push((name, value)),
+            (AssignmentTarget::Tuple(names), Expr::Tuple(values)) if names.len() == values.len() => {
+                found.extend(names.iter().zip(values));
+            }
+            (AssignmentTarget::Tuple(_), Expr::Tuple(_)) => {
+                return Err(SqlError::syntax("number of columns does not match number of values"));
+            }
+            (AssignmentTarget::Tuple(_), _) => {
+                return Err(SqlError::unsupported("an assignment to several columns of anything but a list"));
+            }
+        }
     }
     Ok(found)
 }

@@ -1,6 +1,6 @@
 //! What all sessions share: the rows, the sequencer, the planner's functions and its memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrow::temporal_conversions::timestamp_us_to_datetime;
@@ -12,15 +12,16 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::optimizer::analyzer::Analyzer;
 use datafusion::prelude::SessionConfig;
-use highwater_log::Lsn;
 use highwater_log::commit::ProducerSequence;
 use highwater_log::env::Clock;
 use highwater_log::sequencer::Sequencer;
+use highwater_log::{Lsn, Pauses};
 use highwater_materializers::Materialized;
 use tokio::sync::watch;
 
 use crate::error::SqlError;
 use crate::functions;
+use crate::indexes;
 use crate::literals::TypeTextLiterals;
 use crate::operators::{OperatorPlanner, TypeOperators};
 use crate::providers::{CATALOG, StatementCatalog};
@@ -60,6 +61,8 @@ struct Shared {
     state: SessionState,
     read_only: Option<&'static str>,
     holds: Arc<Holds>,
+    /// How whoever builds indexes is called.
+    index_builder: OnceLock<Pauses>,
 }
 
 impl Engine {
@@ -84,8 +87,30 @@ impl Engine {
                 state,
                 read_only: options.read_only,
                 holds: Arc::default(),
+                index_builder: OnceLock::new(),
             }),
         })
+    }
+
+    /// Builds the indexes that statements begin, and those that were left half built, until a pause breaks: the work of a thread of its
+    /// own, without which CREATE INDEX on a table with rows does not end.
+    pub fn build_indexes(&self, pauses: &Pauses) {
+        // There is one who builds.
+        if self.shared.index_builder.set(pauses.clone()).is_ok() {
+            indexes::build_indexes(self, pauses);
+        }
+    }
+
+    /// Whether somebody builds indexes.
+    pub(crate) fn builds_indexes(&self) -> bool {
+        self.shared.index_builder.get().is_some_and(|builder| !builder.is_over())
+    }
+
+    /// There may be an index to be built.
+    pub(crate) fn index_wanted(&self) {
+        if let Some(builder) = self.shared.index_builder.get() {
+            builder.cut_short();
+        }
     }
 
     /// A session of its own, with settings of its own, in no transaction.
@@ -145,6 +170,11 @@ impl Engine {
     pub(crate) fn transaction(&self, at: Lsn) -> Result<Transaction, SqlError> {
         let bytes_max = self.shared.sequencer.transaction_bytes_max();
         Transaction::begin(self.folds(), at, self.now_micros(), bytes_max)
+    }
+
+    /// Whether there is an aggregate function of this name.
+    pub(crate) fn is_aggregate(&self, name: &str) -> bool {
+        self.shared.state.aggregate_functions().contains_key(&name.to_lowercase())
     }
 
     /// The time of day, in microseconds since 1970.

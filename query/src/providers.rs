@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::common::DataFusionError;
@@ -9,13 +10,13 @@ use datafusion::datasource::MemTable;
 
 use crate::catalog::{CatalogView, QualifiedName};
 use crate::error::SqlError;
-use crate::information;
 use crate::rows::RowSource;
 use crate::scan::TableScan;
+use crate::system;
 
 /// The name of the only catalog.
 pub(crate) const CATALOG: &str = "highwater";
-/// The schema under which UPDATE and DELETE find their table, with the keys of its rows.
+/// The schema under which statements that change rows find what they need.
 pub(crate) const TARGET_NAMESPACE: &str = "hw_target";
 
 /// The catalog and the rows that a statement sees.
@@ -23,8 +24,17 @@ pub(crate) const TARGET_NAMESPACE: &str = "hw_target";
 pub(crate) struct StatementCatalog {
     pub(crate) view: CatalogView,
     pub(crate) source: RowSource,
-    /// The table that the statement changes.
-    pub(crate) target: Option<QualifiedName>,
+    /// What the statement's own query has beside them.
+    pub(crate) target: Option<Target>,
+}
+
+/// What a query of ours finds under [`TARGET_NAMESPACE`].
+#[derive(Clone)]
+pub(crate) enum Target {
+    /// The table that the statement changes, with the keys of its rows.
+    Table(QualifiedName),
+    /// Rows that are there already, by name.
+    Given(Vec<(&'static str, RecordBatch)>),
 }
 
 impl std::fmt::Debug for StatementCatalog {
@@ -66,20 +76,34 @@ struct StatementNamespace {
 impl StatementNamespace {
     fn provider(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, SqlError> {
         let source = self.catalog.source.clone();
-        if self.namespace == information::NAMESPACE {
-            let Some(batch) = information::table(name, &self.catalog.view)? else { return Ok(None) };
-            return Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)));
+        if system::is_system(&self.namespace) {
+            source.note_catalog_read()?;
+            let Some(batch) = system::table(&self.namespace, name, &self.catalog.view)? else { return Ok(None) };
+            return in_memory(batch).map(Some);
         }
         if self.namespace == TARGET_NAMESPACE {
-            let Some(target) = self.catalog.target.as_ref() else { return Ok(None) };
-            let table = self.catalog.view.table(target)?;
-            return Ok(Some(Arc::new(TableScan::with_key_column(table, source))));
+            return match &self.catalog.target {
+                None => Ok(None),
+                Some(Target::Table(target)) => {
+                    let table = self.catalog.view.table(target)?;
+                    Ok(Some(Arc::new(TableScan::with_key_column(table, source))))
+                }
+                Some(Target::Given(given)) => given
+                    .iter()
+                    .find(|(known, _)| *known == name)
+                    .map(|(_, batch)| in_memory(batch.clone()))
+                    .transpose(),
+            };
         }
         let qualified = QualifiedName { namespace: self.namespace.clone(), name: name.to_owned() };
         // What is no table may still be a function that gives one.
         let table = self.catalog.view.find(&qualified);
         Ok(table.map(|table| Arc::new(TableScan::new(table, source)) as Arc<dyn TableProvider>))
     }
+}
+
+fn in_memory(batch: RecordBatch) -> Result<Arc<dyn TableProvider>, SqlError> {
+    Ok(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?))
 }
 
 #[async_trait]

@@ -1,6 +1,8 @@
 //! Rows as a transaction sees them: those at its LSN, with its own writes over them.
 
 mod ahead;
+mod indexed;
+mod reads;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -15,14 +17,16 @@ use highwater_materializers::{Catalog, ReadPin, StoredRow, Table, TableRow};
 
 use crate::error::SqlError;
 pub(crate) use ahead::{Ahead, AheadWrites};
+pub(crate) use indexed::of_key;
+pub(crate) use reads::Reads;
 
 /// What a transaction has written and not committed.
 #[derive(Clone, Default)]
 pub(crate) struct Writes {
     /// By the rows' storage, then by key.
     pub(crate) rows: BTreeMap<StorageId, BTreeMap<HeadKey, RowWrite>>,
-    /// Entries of unique indexes that exclude others: taken (`true`) or given up.
-    pub(crate) codes: BTreeMap<StorageId, HashMap<Bytes, bool>>,
+    /// Entries of unique indexes that exclude others: the key of the row that has it, or `None`, it was given up.
+    pub(crate) codes: BTreeMap<StorageId, HashMap<Bytes, Option<Bytes>>>,
 }
 
 /// What became of one key.
@@ -56,9 +60,27 @@ pub(crate) struct RowSource {
     pub(crate) writes: Arc<Writes>,
     /// Commits that are not visible yet, for a writer who goes on behind them.
     pub(crate) ahead: Option<Arc<Ahead>>,
+    /// Where a serializable transaction notes what it reads.
+    pub(crate) reads: Option<Arc<Reads>>,
 }
 
 impl RowSource {
+    /// Notes that keys of a table, or of one of its indexes, are read, where that matters.
+    ///
+    /// # Errors
+    /// `25P01` when the transaction has ended: what it reads now, its commit could not answer for.
+    pub(crate) fn note_read(&self, table: &Table, storage: StorageId, range: &KeyRange) -> Result<(), SqlError> {
+        self.reads.as_ref().map_or(Ok(()), |reads| reads.note(table, storage, range))
+    }
+
+    /// Notes that the catalog is read, where that matters.
+    ///
+    /// # Errors
+    /// As [`RowSource::note_read`].
+    pub(crate) fn note_catalog_read(&self) -> Result<(), SqlError> {
+        self.reads.as_ref().map_or(Ok(()), |reads| reads.note_catalog())
+    }
+
     /// The row of this key.
     pub(crate) fn row(&self, table: &Table, key: &HeadKey) -> Result<Option<SeenRow>, SqlError> {
         let storage = table.schema().storage;
@@ -80,7 +102,7 @@ impl RowSource {
     /// Whether a unique index holds this entry.
     pub(crate) fn has_code(&self, index: StorageId, code: &[u8]) -> Result<bool, SqlError> {
         match self.writes.codes.get(&index).and_then(|codes| codes.get(code)) {
-            Some(is_taken) => Ok(*is_taken),
+            Some(taken) => Ok(taken.is_some()),
             None => match self.ahead.as_ref().and_then(|ahead| ahead.code(index, code)) {
                 Some(is_taken) => Ok(is_taken),
                 None => Ok(self.pin.row(index, code)?.is_some()),

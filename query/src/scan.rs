@@ -1,5 +1,7 @@
 //! Tables as DataFusion scans them.
 
+mod exec;
+mod path;
 mod ranges;
 
 use std::sync::Arc;
@@ -11,20 +13,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::DataFusionError;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use highwater_log::sequencer::KeyRange;
 use highwater_log::value::{ColumnType, ElementType};
 use highwater_materializers::Table;
 
 use crate::error::SqlError;
-use crate::rows::{MergedRows, RowSource};
+use crate::rows::{RowSource, SeenRow};
 use crate::types::{self, ColumnBuilder};
+use exec::ScanExec;
+use path::{Path, Rows};
 
 /// The column that names a row's key, in scans that UPDATE and DELETE make.
 pub(crate) const KEY_COLUMN: &str = "hw_row_key";
@@ -120,60 +120,23 @@ impl TableProvider for TableScan {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let projection = projection.unwrap_or(&all);
         let schema = Arc::new(self.schema.project(projection)?);
-        let partition = ScanPartition {
-            scan: self.clone(),
-            projection: projection.clone(),
-            ranges: ranges::key_ranges(&self.table, filters),
-            schema: Arc::clone(&schema),
-        };
-        let ordering = self.ordering(projection);
-        let exec = StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, ordering, false, limit)?;
-        Ok(Arc::new(exec))
-    }
-}
-
-/// One scan, as planned.
-struct ScanPartition {
-    scan: TableScan,
-    projection: Vec<usize>,
-    ranges: Vec<KeyRange>,
-    schema: SchemaRef,
-}
-
-impl std::fmt::Debug for ScanPartition {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let is_whole = self.ranges.iter().any(|range| range.start.is_empty() && range.end.is_none());
-        let ranges = if is_whole { "all keys".to_owned() } else { format!("{} key ranges", self.ranges.len()) };
-        write!(f, "{} at lsn {}, {ranges}", self.scan.table.schema().name, self.scan.source.pin.at())
-    }
-}
-
-impl PartitionStream for ScanPartition {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let batches = Batches {
-            scan: self.scan.clone(),
-            projection: self.projection.clone(),
-            ranges: self.ranges.clone().into_iter(),
-            rows: None,
-            schema: Arc::clone(&self.schema),
-            batch_rows: context.session_config().batch_size(),
-        };
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), futures::stream::iter(batches)))
+        let path = Path::chosen(&self.table, filters);
+        let ordering = if path.is_in_key_order() { self.ordering(projection) } else { None };
+        Ok(Arc::new(ScanExec::new(self.clone(), projection.clone(), path, schema, ordering, limit)))
     }
 }
 
 /// Batches of a scan, each made when it is asked for.
-struct Batches {
+pub(super) struct Batches {
     scan: TableScan,
     projection: Vec<usize>,
-    ranges: std::vec::IntoIter<KeyRange>,
-    rows: Option<MergedRows>,
+    /// Until the first row is asked for.
+    path: Option<Path>,
+    rows: Rows,
     schema: SchemaRef,
     batch_rows: usize,
+    /// How many more rows are wanted.
+    rows_left: usize,
 }
 
 impl Batches {
@@ -191,7 +154,7 @@ impl Batches {
         let mut keys = BinaryBuilder::new();
         let wants_key = self.scan.has_key_column && places.contains(&None);
         let (mut count, mut bytes) = (0, 0);
-        while count < self.batch_rows && bytes < BATCH_BYTES_MAX {
+        while count < self.batch_rows.min(self.rows_left) && bytes < BATCH_BYTES_MAX {
             let Some((key, row)) = self.next_row()? else { break };
             let view = row.view(&table)?;
             for (place, builder) in places.iter().flatten().zip(&mut builders) {
@@ -206,6 +169,7 @@ impl Batches {
         if count == 0 {
             return Ok(None);
         }
+        self.rows_left -= count;
         let keys: ArrayRef = Arc::new(keys.finish());
         let mut values = builders.iter_mut();
         let arrays = places.iter().map(|place| match place {
@@ -216,16 +180,11 @@ impl Batches {
         Ok(Some(RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays.collect(), &options)?))
     }
 
-    fn next_row(&mut self) -> Result<Option<(Bytes, crate::rows::SeenRow)>, SqlError> {
-        loop {
-            if let Some(rows) = &mut self.rows
-                && let Some(row) = rows.next()
-            {
-                return row.map(Some);
-            }
-            let Some(range) = self.ranges.next() else { return Ok(None) };
-            self.rows = Some(self.scan.source.rows(&self.scan.table, &range)?);
+    fn next_row(&mut self) -> Result<Option<(Bytes, SeenRow)>, SqlError> {
+        if let Some(path) = self.path.take() {
+            self.rows = path.rows(&self.scan.source, &self.scan.table)?;
         }
+        self.rows.next().transpose()
     }
 }
 

@@ -15,10 +15,11 @@ use highwater_log::commit::ProducerSequence;
 use highwater_log::sequencer::{Accepted, Acknowledgement, CommitError, Durability};
 use highwater_log::value::{ElementType, Value};
 
-use crate::ddl;
+use crate::ddl::{self, BegunIndex};
 use crate::dml;
 use crate::engine::Engine;
 use crate::error::SqlError;
+use crate::indexes;
 use crate::interrupt::Interrupt;
 use crate::parser::{Parsed, parse};
 use crate::rewrite::SessionFacts;
@@ -49,6 +50,8 @@ pub enum Outcome {
     Rows(RowStream),
     /// That it is done.
     Done(Done),
+    /// That it is done, and what its RETURNING gives.
+    Returned(RowStream, Done),
 }
 
 /// A statement that gave no rows.
@@ -90,6 +93,7 @@ impl Session {
     pub async fn execute(&mut self, sql: &str) -> Result<Outcome, SqlError> {
         let mut last = Outcome::Done(Done::tag(""));
         for parsed in self.parse(sql)? {
+            // What RETURNING gives was computed before the statement was done.
             if let Outcome::Rows(rows) = last {
                 rows.collect().await?;
             }
@@ -151,6 +155,9 @@ impl Session {
             let message = "current transaction is aborted, commands ignored until end of transaction block";
             return Err(SqlError::new(sqlstate::FAILED_TRANSACTION, message));
         }
+        if let TransactionState::Open { has_run, .. } = &mut self.state {
+            *has_run |= !matches!(parsed.statement, Statement::Set(_) | Statement::ShowVariable { .. });
+        }
         let outcome = self.dispatch(parsed).await;
         if outcome.is_err() && !matches!(self.state, TransactionState::None) && !is_ending {
             self.state = TransactionState::Failed;
@@ -201,10 +208,12 @@ impl Session {
             | Statement::Update(_)
             | Statement::Delete(_)
             | Statement::CreateTable(_)
+            | Statement::CreateIndex(_)
+            | Statement::AlterIndex { .. }
             | Statement::AlterTable(_)
             | Statement::Drop { .. }
             | Statement::Truncate(_)
-            | Statement::CreateSchema { .. } => self.write(&statement).await.map(Outcome::Done),
+            | Statement::CreateSchema { .. } => self.write(&statement).await,
             other => {
                 let text = other.to_string();
                 let words: Vec<&str> = text.split_whitespace().take(2).collect();
@@ -275,7 +284,7 @@ impl Session {
     }
 
     /// Runs a statement that writes: in the open transaction, or in one of its own, again and again while it loses races.
-    async fn write(&mut self, statement: &Statement) -> Result<Done, SqlError> {
+    async fn write(&mut self, statement: &Statement) -> Result<Outcome, SqlError> {
         self.engine.check_writable()?;
         if let TransactionState::Open { transaction, is_read_only, .. } = &mut self.state {
             if *is_read_only {
@@ -286,13 +295,14 @@ impl Session {
                 engine: &self.engine,
                 facts: facts(&self.engine, &self.settings, self.last_write, transaction.at()),
                 interrupt: self.interrupt.clone(),
+                is_alone: false,
             };
             let before = transaction.savepoint();
             let outcome = apply(&context, transaction, statement).await;
             if outcome.is_err() {
                 transaction.restore(before);
             }
-            return outcome;
+            return outcome.map(Applied::into_outcome);
         }
         if self.settings.is_read_only() {
             let message = "cannot write in a read-only session";
@@ -302,13 +312,21 @@ impl Session {
         let number = self.number;
         loop {
             let mut transaction = self.snapshot(None).await?;
+            transaction.set_isolation(self.settings.isolation());
             let at = transaction.at();
-            let mut done = apply(&self.context(at), &mut transaction, statement).await?;
+            let mut applied = apply(&self.context(at), &mut transaction, statement).await?;
             self.number = number;
             match self.commit_transaction(transaction).await {
                 Ok(committed) => {
-                    (done.lsn, done.is_duplicate) = committed;
-                    return Ok(done);
+                    (applied.done.lsn, applied.done.is_duplicate) = committed;
+                    if applied.done.is_duplicate {
+                        // It was computed of what nobody has committed.
+                        applied.returned = None;
+                    }
+                    if let Some(begun) = &applied.begun {
+                        applied.done.lsn = Some(self.wait_for_index(begun).await?);
+                    }
+                    return Ok(applied.into_outcome());
                 }
                 // A key that a concurrent transaction took is seen by the next attempt, which tells whose it is.
                 Err(error)
@@ -329,6 +347,7 @@ impl Session {
             return Ok((None, false));
         }
         let durability = self.settings.durability();
+        let has_changed_catalog = transaction.catalog.has_own();
         let mut set = transaction.into_write_set(durability)?;
         // Whatever becomes of it, the number is used up.
         set.producer = self.number.take();
@@ -338,6 +357,9 @@ impl Session {
         match self.engine.sequencer().commit(set).await {
             Ok(Acknowledgement::Committed(receipt)) => {
                 self.last_write = Some(receipt.lsn);
+                if has_changed_catalog {
+                    self.engine.index_wanted();
+                }
                 Ok((Some(receipt.lsn), receipt.is_duplicate))
             }
             Ok(Acknowledgement::Buffered(accepted)) => {
@@ -352,6 +374,19 @@ impl Session {
                 Err(error.into())
             }
         }
+    }
+
+    /// Waits for an index that was just begun; returns the LSN at which it was seen to be ready.
+    async fn wait_for_index(&mut self, begun: &BegunIndex) -> Result<Lsn, SqlError> {
+        if let Some(accepted) = self.unsynced.take() {
+            accepted.wait().await?;
+        }
+        // The commit that began it stands, whatever becomes of it.
+        let begun_at = self.last_write;
+        let ready = indexes::ready(&self.engine, begun, &self.interrupt).await;
+        let lsn = ready.map_err(|error| SqlError { committed_at: begun_at, ..error })?;
+        self.last_write = self.last_write.max(Some(lsn));
+        Ok(lsn)
     }
 
     /// A buffered commit's LSN becomes known with the sync that covers it.
@@ -387,7 +422,7 @@ impl Session {
 
     fn context(&self, read: Lsn) -> StatementContext<'_> {
         let facts = facts(&self.engine, &self.settings, self.last_write, read);
-        StatementContext { engine: &self.engine, facts, interrupt: self.interrupt.clone() }
+        StatementContext { engine: &self.engine, facts, interrupt: self.interrupt.clone(), is_alone: true }
     }
 }
 
@@ -395,21 +430,51 @@ fn facts(engine: &Engine, settings: &Settings, last_write: Option<Lsn>, read: Ls
     SessionFacts { visible: engine.visible(), read, last_write, namespace: settings.namespace().to_owned() }
 }
 
+/// What a writing statement has come to, before its transaction is committed.
+struct Applied {
+    done: Done,
+    /// An index to wait for behind the commit.
+    begun: Option<BegunIndex>,
+    returned: Option<RowStream>,
+}
+
+impl Applied {
+    fn into_outcome(self) -> Outcome {
+        match self.returned {
+            None => Outcome::Done(self.done),
+            Some(rows) => Outcome::Returned(rows, self.done),
+        }
+    }
+}
+
 /// Does what a writing statement says, in a transaction.
 async fn apply(
     context: &StatementContext<'_>,
     transaction: &mut Transaction,
     statement: &Statement,
-) -> Result<Done, SqlError> {
+) -> Result<Applied, SqlError> {
     let counted = |tag: &str, rows: usize| Done { rows: Some(rows as u64), ..Done::tag(format!("{tag} {rows}")) };
-    match statement {
-        Statement::Insert(insert) => Ok(counted("INSERT 0", dml::insert(context, transaction, insert).await?)),
-        Statement::Update(update) => Ok(counted("UPDATE", dml::update(context, transaction, update).await?)),
-        Statement::Delete(delete) => Ok(counted("DELETE", dml::delete(context, transaction, delete).await?)),
+    let (mut begun, mut returned) = (None, None);
+    let mut changed = |tag: &str, changed: dml::Changed| {
+        returned = changed.returned;
+        counted(tag, changed.count)
+    };
+    let done = match statement {
+        Statement::Insert(insert) => Ok(changed("INSERT 0", dml::insert(context, transaction, insert).await?)),
+        Statement::Update(update) => Ok(changed("UPDATE", dml::update(context, transaction, update).await?)),
+        Statement::Delete(delete) => Ok(changed("DELETE", dml::delete(context, transaction, delete).await?)),
         Statement::CreateTable(create) => match ddl::create_table(context, transaction, create).await? {
             Some(rows) => Ok(counted("SELECT", rows)),
             None => Ok(Done::tag("CREATE TABLE")),
         },
+        Statement::CreateIndex(create) => {
+            begun = ddl::create_index(context, transaction, create)?;
+            Ok(Done::tag("CREATE INDEX"))
+        }
+        Statement::AlterIndex { name, operation } => {
+            ddl::alter_index(context, transaction, name, operation)?;
+            Ok(Done::tag("ALTER INDEX"))
+        }
         Statement::AlterTable(alter) => {
             ddl::alter_table(context, transaction, alter).await?;
             Ok(Done::tag("ALTER TABLE"))
@@ -427,7 +492,8 @@ async fn apply(
             Ok(Done::tag(format!("DROP {object_type}")))
         }
         other => Err(SqlError::internal(format!("{other} writes nothing"))),
-    }
+    }?;
+    Ok(Applied { done, begun, returned })
 }
 
 /// A result of one column of text.

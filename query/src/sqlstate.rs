@@ -66,6 +66,8 @@ pub const UNDEFINED_OBJECT: &str = "42704";
 pub const GROUPING_ERROR: &str = "42803";
 /// `42804`
 pub const DATATYPE_MISMATCH: &str = "42804";
+/// `42809`: it is a relation of another kind.
+pub const WRONG_OBJECT_TYPE: &str = "42809";
 /// `42846`
 pub const CANNOT_COERCE: &str = "42846";
 /// `42883`
@@ -76,6 +78,8 @@ pub const UNDEFINED_TABLE: &str = "42P01";
 pub const DUPLICATE_SCHEMA: &str = "42P06";
 /// `42P07`
 pub const DUPLICATE_TABLE: &str = "42P07";
+/// `42P10`: no unique constraint has these columns.
+pub const INVALID_COLUMN_REFERENCE: &str = "42P10";
 /// `42P16`
 pub const INVALID_TABLE_DEFINITION: &str = "42P16";
 /// The disk is full, or nearly: the write was not committed.

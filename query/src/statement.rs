@@ -19,12 +19,12 @@ use crate::catalog::QualifiedName;
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::expansion;
-use crate::information;
 use crate::interrupt::{Interrupt, interruptible};
 use crate::names::{folded, name_columns, result_names};
-use crate::providers::StatementCatalog;
+use crate::providers::{StatementCatalog, Target};
 use crate::rewrite::{SessionFacts, joins, rewrite};
 use crate::short_circuit::short_circuiting;
+use crate::system;
 use crate::transaction::Transaction;
 use crate::types;
 
@@ -103,6 +103,8 @@ pub(crate) struct StatementContext<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) facts: SessionFacts,
     pub(crate) interrupt: Interrupt,
+    /// It is the only statement of its transaction.
+    pub(crate) is_alone: bool,
 }
 
 impl StatementContext<'_> {
@@ -126,7 +128,7 @@ impl StatementContext<'_> {
         &self,
         transaction: &Transaction,
         query: Query,
-        target: Option<QualifiedName>,
+        target: Option<Target>,
     ) -> Result<RowStream, SqlError> {
         let planned = self.plan(transaction, query, target)?;
         let stream = execute_stream(planned.physical, planned.state.task_ctx())?;
@@ -138,12 +140,16 @@ impl StatementContext<'_> {
         &self,
         transaction: &Transaction,
         sql: &str,
-        target: Option<QualifiedName>,
+        target: Option<Target>,
     ) -> Result<Vec<RecordBatch>, SqlError> {
-        let query = parse_own_query(sql)?;
-        let planned = self.plan(transaction, query, target)?;
-        let stream = execute_stream(planned.physical, planned.state.task_ctx())?;
-        let mut rows = self.named(stream, transaction.at())?;
+        self.gather(self.query(transaction, parse_own_query(sql)?, target).await?).await
+    }
+
+    /// Gathers rows that are to be committed, or to be kept until something is.
+    ///
+    /// # Errors
+    /// Their own; `54000` when they are more than a transaction may have.
+    pub(crate) async fn gather(&self, mut rows: RowStream) -> Result<Vec<RecordBatch>, SqlError> {
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while let Some(batch) = rows.try_next().await? {
             bytes += batch.get_array_memory_size();
@@ -177,8 +183,8 @@ impl StatementContext<'_> {
     /// The names of a table's columns, if there is one of this name.
     fn columns_of(&self, transaction: &Transaction, name: &ObjectName) -> Option<Vec<String>> {
         let name = self.resolve(name).ok()?;
-        if name.namespace == information::NAMESPACE {
-            let batch = information::table(&name.name, &transaction.catalog).ok()??;
+        if system::is_system(&name.namespace) {
+            let batch = system::table(&name.namespace, &name.name, &transaction.catalog).ok()??;
             return Some(batch.schema().fields().iter().map(|field| field.name().clone()).collect());
         }
         let table = transaction.catalog.find(&name)?;
@@ -190,7 +196,7 @@ impl StatementContext<'_> {
         &self,
         transaction: &Transaction,
         mut query: Query,
-        target: Option<QualifiedName>,
+        target: Option<Target>,
     ) -> Result<Planned, SqlError> {
         let catalog = StatementCatalog { view: transaction.catalog.clone(), source: transaction.source(), target };
         let planner = self.engine.planner(catalog, &self.facts.namespace, transaction.started_micros());

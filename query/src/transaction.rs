@@ -2,18 +2,19 @@
 
 mod write_set;
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry as Slot;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_log::Lsn;
 use highwater_log::key::{self, HeadKey};
 use highwater_log::position::{RowId, StorageId, TableId};
-use highwater_log::sequencer::Precondition;
-use highwater_materializers::{Materialized, StoredRow, Table, TableRow, Uniqueness};
+use highwater_log::sequencer::{KeyRange, Precondition};
+use highwater_materializers::{Index, Materialized, StoredRow, Table, TableRow, Uniqueness};
 
-use crate::catalog::CatalogView;
+use crate::catalog::{CatalogView, primary_key_name};
 use crate::error::SqlError;
 use crate::rows::{Ahead, RowSource, RowWrite, SeenRow, Writes};
 use crate::sqlstate;
@@ -34,6 +35,16 @@ pub(crate) struct Transaction {
     /// Of all rows that it was given to write, and how many they may be.
     bytes: usize,
     bytes_max: usize,
+}
+
+/// How a transaction is kept apart from others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// All that it reads is of one LSN, and no row that it writes was changed since: REPEATABLE READ.
+    #[default]
+    Snapshot,
+    /// Besides, nothing that it has read was changed since, if it writes: SERIALIZABLE.
+    Serializable,
 }
 
 /// A change of one row by a statement.
@@ -78,7 +89,7 @@ impl Transaction {
         Ok(Self {
             catalog: CatalogView::new(Arc::clone(&catalog), at),
             started_micros: now_micros,
-            source: RowSource { pin, catalog, writes: Arc::default(), ahead: None },
+            source: RowSource { pin, catalog, writes: Arc::default(), ahead: None, reads: None },
             written: BTreeMap::new(),
             positions: BTreeMap::new(),
             conditions: Vec::new(),
@@ -87,6 +98,22 @@ impl Transaction {
             bytes: 0,
             bytes_max,
         })
+    }
+
+    /// How it is kept apart from others; to be said before it reads anything.
+    pub(crate) fn set_isolation(&mut self, isolation: Isolation) {
+        self.source.reads = match isolation {
+            Isolation::Snapshot => None,
+            Isolation::Serializable => Some(Arc::default()),
+        };
+    }
+
+    /// How it is kept apart from others.
+    pub(crate) const fn isolation(&self) -> Isolation {
+        match self.source.reads {
+            None => Isolation::Snapshot,
+            Some(_) => Isolation::Serializable,
+        }
     }
 
     /// Lets it see commits that are not visible yet. It is to be ordered behind them.
@@ -121,6 +148,14 @@ impl Transaction {
         Ok(Some(seen))
     }
 
+    /// The key of the row that has this place in a unique index.
+    pub(crate) fn key_of_code(&self, index: StorageId, code: &Bytes) -> Result<Option<Bytes>, SqlError> {
+        match self.source.writes.codes.get(&index).and_then(|codes| codes.get(code)) {
+            Some(key) => Ok(key.clone()),
+            None => Ok(self.source.pin.row(index, code)?.map(|entry| entry.bytes)),
+        }
+    }
+
     /// Whether it has anything to commit.
     pub(crate) fn has_writes(&self) -> bool {
         self.catalog.has_own()
@@ -131,6 +166,28 @@ impl Transaction {
     /// Whether it has changed rows of a table.
     pub(crate) fn has_written(&self, table: &Table) -> bool {
         self.source.writes.rows.get(&table.schema().storage).is_some_and(|rows| !rows.is_empty())
+    }
+
+    /// Whether the table has no rows at the transaction's LSN.
+    pub(crate) fn has_only_own_rows(&self, table: &Table) -> Result<bool, SqlError> {
+        let mut stored = self.source.pin.rows(table.schema().storage, &KeyRange::all())?;
+        Ok(stored.next().transpose()?.is_none() && self.source.ahead.is_none())
+    }
+
+    /// Notes what the rows that it has written take of indexes that came behind them.
+    pub(crate) fn note_own_codes(&mut self, table: &Arc<Table>) -> Result<(), SqlError> {
+        let mut taken = Vec::new();
+        for (key, write) in self.source.writes.rows.get(&table.schema().storage).into_iter().flatten() {
+            if let Some(row) = &write.after {
+                let codes = unique_codes(table, row, key.bytes(), |_, _| Ok(()))?;
+                taken.extend(codes.into_iter().map(|(index, code)| (index, code, key.bytes().clone())));
+            }
+        }
+        let writes = Arc::make_mut(&mut self.source.writes);
+        for (index, code, key) in taken {
+            writes.codes.entry(index).or_default().insert(code, Some(key));
+        }
+        Ok(())
     }
 
     /// Notes how far something outside has come, to be committed with the rest.
@@ -149,6 +206,26 @@ impl Transaction {
     /// # Errors
     /// `23505`.
     pub(crate) fn write(&mut self, table: &Arc<Table>, changes: Vec<RowChange>) -> Result<usize, SqlError> {
+        self.write_and_tell(table, changes, None)
+    }
+
+    /// As [`Transaction::write`]; returns the rows as they are now, or as they were before they were deleted, in the order of the changes.
+    pub(crate) fn write_and_return(
+        &mut self,
+        table: &Arc<Table>,
+        changes: Vec<RowChange>,
+    ) -> Result<Vec<SeenRow>, SqlError> {
+        let mut told = Vec::with_capacity(changes.len());
+        self.write_and_tell(table, changes, Some(&mut told))?;
+        Ok(told)
+    }
+
+    fn write_and_tell(
+        &mut self,
+        table: &Arc<Table>,
+        changes: Vec<RowChange>,
+        mut told: Option<&mut Vec<SeenRow>>,
+    ) -> Result<usize, SqlError> {
         let bytes: usize = changes.iter().map(RowChange::byte_len).sum();
         transaction_too_large(self.bytes + bytes, self.bytes_max)?;
         let mut delta = Delta::new(table, &self.source, self.looked_up.take());
@@ -159,23 +236,29 @@ impl Transaction {
                 RowChange::Insert { after } => arriving.push((Arrival::New, after)),
                 RowChange::Put { after } => {
                     // What the rows in the way hold of unique indexes is given up before any row of these takes it.
-                    if !table.schema().primary_key.is_empty() && !table.uniques().is_empty() {
+                    if !table.schema().primary_key.is_empty() && !table.indexes().is_empty() {
                         let view = TableRow::parse(table, &after, table)?;
                         delta.leave(table.row_key(&view, RowId::default())?.into())?;
                     }
                     arriving.push((Arrival::Put, after));
                 }
                 RowChange::Update { key, after } => {
-                    if delta.leave(HeadKey::from(key.clone()))? {
+                    if delta.leave(HeadKey::from(key.clone()))?.is_some() {
                         arriving.push((Arrival::Moved(key), after));
                         count += 1;
                     }
                 }
-                RowChange::Delete { key } => count += usize::from(delta.leave(key.into())?),
+                RowChange::Delete { key } => {
+                    if let Some(row) = delta.leave(key.into())? {
+                        count += 1;
+                        told.iter_mut().for_each(|told| told.push(row.clone()));
+                    }
+                }
             }
         }
         for (arrival, after) in arriving {
             let row = SeenRow { bytes: after.into(), written: Arc::clone(table) };
+            told.iter_mut().for_each(|told| told.push(row.clone()));
             if !matches!(arrival, Arrival::Moved(_)) {
                 count += 1;
             }
@@ -213,8 +296,8 @@ impl Transaction {
     pub(crate) fn forget_rows(&mut self, table: &Table) {
         let writes = Arc::make_mut(&mut self.source.writes);
         writes.rows.remove(&table.schema().storage);
-        for unique in table.uniques() {
-            writes.codes.remove(&unique.storage);
+        for index in table.indexes() {
+            writes.codes.remove(&index.storage);
         }
     }
 
@@ -245,12 +328,14 @@ struct Delta<'a> {
     source: &'a RowSource,
     looked_up: Option<(StorageId, HeadKey, StoredRow)>,
     rows: BTreeMap<HeadKey, RowWrite>,
-    codes: BTreeMap<StorageId, HashMap<Bytes, bool>>,
+    codes: BTreeMap<StorageId, HashMap<Bytes, Option<Bytes>>>,
+    /// Of rows that were too long for an index before: the index, and the row's key.
+    too_long: HashSet<(StorageId, Bytes)>,
 }
 
 impl<'a> Delta<'a> {
     fn new(table: &'a Arc<Table>, source: &'a RowSource, looked_up: Option<(StorageId, HeadKey, StoredRow)>) -> Self {
-        Self { table, source, looked_up, rows: BTreeMap::new(), codes: BTreeMap::new() }
+        Self { table, source, looked_up, rows: BTreeMap::new(), codes: BTreeMap::new(), too_long: HashSet::new() }
     }
 
     /// The row of this key at the transaction's LSN.
@@ -263,10 +348,10 @@ impl<'a> Delta<'a> {
         }
     }
 
-    /// Takes the row of this key away; `false`: the statement has done so already, or there is none.
-    fn leave(&mut self, key: HeadKey) -> Result<bool, SqlError> {
+    /// Takes the row of this key away, and returns it; `None`: the statement has done so already, or there is none.
+    fn leave(&mut self, key: HeadKey) -> Result<Option<SeenRow>, SqlError> {
         if self.rows.contains_key(&key) {
-            return Ok(false);
+            return Ok(None);
         }
         let own = self.source.writes.rows.get(&self.table.schema().storage).and_then(|rows| rows.get(&key));
         let (before, current) = match own {
@@ -277,18 +362,27 @@ impl<'a> Delta<'a> {
                 (before, current)
             }
         };
-        let Some(current) = current else { return Ok(false) };
-        for (index, code) in self.codes_of(&current, key.bytes())? {
-            self.codes.entry(index).or_default().insert(code, false);
+        let Some(current) = current else { return Ok(None) };
+        let mut was_too_long = Vec::new();
+        for (index, code) in unique_codes(self.table, &current, key.bytes(), |index, _| {
+            was_too_long.push((index.storage, key.bytes().clone()));
+            Ok(())
+        })? {
+            self.codes.entry(index).or_default().insert(code, None);
         }
+        self.too_long.extend(was_too_long);
         self.rows.insert(key, RowWrite { before, after: None });
-        Ok(true)
+        Ok(Some(current))
     }
 
     /// Puts a row in; a new row of a table without key gets `provisional`.
     fn arrive(&mut self, arrival: Arrival, row: SeenRow, provisional: RowId) -> Result<(), SqlError> {
         let is_keyless = self.table.schema().primary_key.is_empty();
         let is_put = matches!(arrival, Arrival::Put);
+        let left = match &arrival {
+            Arrival::Moved(key) => Some(key.clone()),
+            Arrival::New | Arrival::Put => None,
+        };
         let key = match arrival {
             Arrival::Moved(key) if is_keyless => key,
             _ => self.table.row_key(&row.view(self.table)?, provisional)?,
@@ -296,15 +390,19 @@ impl<'a> Delta<'a> {
         if key.len() > key::KEY_BYTES_MAX {
             return Err(SqlError::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, "the key is too long"));
         }
-        for (index, code) in self.codes_of(&row, &key)? {
+        // One that an index has not come to yet, it will; it is not for who writes to the row meanwhile to fail.
+        let had_been =
+            |index: &Index| left.as_ref().is_some_and(|left| self.too_long.contains(&(index.storage, left.clone())));
+        let refuse = |index: &Index, length| if had_been(index) { Ok(()) } else { Err(too_long(index, length)) };
+        for (index, code) in unique_codes(self.table, &row, &key, refuse)? {
             let is_taken = match self.codes.get(&index).and_then(|codes| codes.get(&code)) {
-                Some(is_taken) => *is_taken,
+                Some(taken) => taken.is_some(),
                 None => self.source.has_code(index, &code)?,
             };
             if is_taken {
                 return Err(self.duplicate(Some(index)));
             }
-            self.codes.entry(index).or_default().insert(code, true);
+            self.codes.entry(index).or_default().insert(code, Some(key.clone()));
         }
         match self.rows.entry(key.into()) {
             Slot::Occupied(mut slot) => match &mut slot.get_mut().after {
@@ -333,36 +431,43 @@ impl<'a> Delta<'a> {
         Ok(())
     }
 
-    /// The entries of a row in the unique indexes, where they exclude others.
-    fn codes_of(&self, row: &SeenRow, key: &Bytes) -> Result<Vec<(StorageId, Bytes)>, SqlError> {
-        unique_codes(self.table, row, key)
-    }
-
     fn duplicate(&self, index: Option<StorageId>) -> SqlError {
         let schema = self.table.schema();
-        let unique =
-            schema.uniques.iter().find(|unique| Some(unique.storage) == index).map(|unique| unique.name.clone());
-        let name =
-            unique.or_else(|| schema.primary_key_name.clone()).unwrap_or_else(|| format!("{}_pkey", schema.name));
+        let unique = self.table.indexes().iter().find(|known| Some(known.storage) == index);
+        let name = unique.map_or_else(|| primary_key_name(schema), |unique| Cow::Borrowed(&*unique.name));
         let message = format!("duplicate key value violates unique constraint \"{name}\"");
         SqlError::new(sqlstate::UNIQUE_VIOLATION, message)
     }
 }
 
-/// The entries of a row in a table's unique indexes, where they exclude others.
-fn unique_codes(table: &Table, row: &SeenRow, key: &Bytes) -> Result<Vec<(StorageId, Bytes)>, SqlError> {
-    if table.uniques().is_empty() {
+/// The entries of a row in a table's indexes, where they exclude others; what becomes of one that is too long, whether it would or
+/// not, the last parameter says.
+fn unique_codes(
+    table: &Table,
+    row: &SeenRow,
+    key: &Bytes,
+    mut too_long: impl FnMut(&Index, usize) -> Result<(), SqlError>,
+) -> Result<Vec<(StorageId, Bytes)>, SqlError> {
+    if table.indexes().is_empty() {
         return Ok(Vec::new());
     }
     let view = row.view(table)?;
     let mut codes = Vec::new();
-    for unique in table.uniques() {
-        let (code, uniqueness) = table.unique_key(unique, &view, key)?;
-        if uniqueness == Uniqueness::Unique {
-            codes.push((unique.storage, code));
+    for index in table.indexes() {
+        match table.index_key(index, &view, key)? {
+            (code, Uniqueness::Unique) => codes.push((index.storage, code)),
+            (_, Uniqueness::NotUnique) => {}
+            (_, Uniqueness::TooLong(length)) => too_long(index, length)?,
         }
     }
     Ok(codes)
+}
+
+/// A row does not go into an index.
+pub(crate) fn too_long(index: &Index, length: usize) -> SqlError {
+    let (max, name) = (key::KEY_BYTES_MAX, &index.name);
+    let message = format!("index row size {length} exceeds maximum {max} for index \"{name}\"");
+    SqlError::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, message)
 }
 
 /// Rows that have no id yet sort behind all that have one.

@@ -221,5 +221,5 @@ impl Write {
 fn context(engine: &Engine) -> StatementContext<'_> {
     let visible = engine.visible();
     let facts = SessionFacts { visible, read: visible, last_write: None, namespace: Catalog::PUBLIC.to_owned() };
-    StatementContext { engine, facts, interrupt: Interrupt::default() }
+    StatementContext { engine, facts, interrupt: Interrupt::default(), is_alone: false }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use futures::StreamExt;
 use highwater_log::Lsn;
-use highwater_query::{Outcome, Session};
+use highwater_query::{Outcome, RowStream, Session};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -106,14 +106,12 @@ impl Connection {
             Self::Embedded(session) => {
                 for parsed in session.parse(script)? {
                     match session.run(parsed).await? {
-                        Outcome::Rows(mut rows) => {
-                            let mut writer = RowWriter::begin(rows.schema(), rows.lsn(), format, &mut out)?;
-                            while let Some(batch) = rows.next().await {
-                                writer.write(&batch?)?;
-                            }
-                            writer.finish()?;
-                        }
+                        Outcome::Rows(rows) => show_rows(rows, format, &mut out).await?,
                         Outcome::Done(done) => show_done(&done.tag, done.lsn, format, &mut out)?,
+                        Outcome::Returned(rows, done) => {
+                            show_rows(rows, format, &mut out).await?;
+                            show_done(&done.tag, done.lsn, format, &mut out)?;
+                        }
                     }
                 }
             }
@@ -132,6 +130,14 @@ impl Connection {
     }
 }
 
+async fn show_rows(mut rows: RowStream, format: Format, out: &mut impl Write) -> Result<(), CliError> {
+    let mut writer = RowWriter::begin(rows.schema(), rows.lsn(), format, out)?;
+    while let Some(batch) = rows.next().await {
+        writer.write(&batch?)?;
+    }
+    writer.finish()
+}
+
 async fn run_remote(
     session: &mut RemoteSession,
     script: &str,
@@ -147,10 +153,18 @@ async fn run_remote(
             }
             (Reply::Batch(batch), Some(writer)) => writer.write(&batch)?,
             (Reply::Batch(_), None) => {}
-            (Reply::Completion(done), _) => match writer.take() {
-                Some(writer) => writer.finish()?,
-                None => show_done(&done.tag, done.commit_lsn.map(Lsn::new), format, out)?,
-            },
+            (Reply::Completion(done), _) => {
+                let is_query = match writer.take() {
+                    Some(writer) => {
+                        writer.finish()?;
+                        done.tag.starts_with("SELECT ")
+                    }
+                    None => false,
+                };
+                if !is_query {
+                    show_done(&done.tag, done.commit_lsn.map(Lsn::new), format, out)?;
+                }
+            }
         }
     }
     Ok(())

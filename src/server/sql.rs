@@ -13,7 +13,7 @@ use highwater_proto::v1::{
     Durability, ExecuteRequest, ExecuteResponse, Format, OpenSessionRequest, OpenSessionResponse, RollbackRequest,
     RollbackResponse, WriteNumber,
 };
-use highwater_query::{Interrupt, Outcome, Parsed, RowStream, Session, SqlError, sqlstate};
+use highwater_query::{Done, Interrupt, Outcome, Parsed, RowStream, Session, SqlError, sqlstate};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -108,9 +108,12 @@ impl SqlService {
             }
         };
         // Without a commit of its own it may have met the rows of an earlier attempt that became visible meanwhile.
-        let has_commit = matches!(&outcome, Some(Ok(Outcome::Done(done))) if done.lsn.is_some());
+        let has_commit =
+            matches!(&outcome, Some(Ok(Outcome::Done(done) | Outcome::Returned(_, done))) if done.lsn.is_some());
         let earlier = if has_commit { None } else { engine.committed(number)? };
         match (earlier, outcome) {
+            // The commit is this attempt's own, and what was to come of it did not.
+            (_, Some(Err(error))) if error.committed_at.is_some() => Err(error),
             (None, Some(outcome)) => give_outcome(outcome?, format, &answers).await,
             (earlier, _) => {
                 let commit_lsn = earlier.map(|lsn| lsn.value());
@@ -125,14 +128,22 @@ impl SqlService {
 async fn give_outcome(outcome: Outcome, format: Format, answers: &Answers) -> Result<(), SqlError> {
     let completion = match outcome {
         Outcome::Rows(rows) => send_rows(rows, format, answers).await?,
-        Outcome::Done(done) => Completion {
-            tag: done.tag,
-            rows: done.rows,
-            commit_lsn: done.lsn.map(|lsn| lsn.value()),
-            is_duplicate: done.is_duplicate,
-        },
+        Outcome::Done(done) => completion(done),
+        Outcome::Returned(rows, done) => {
+            send_rows(rows, format, answers).await?;
+            completion(done)
+        }
     };
     give(answers, ExecuteResponse { answer: Some(Answer::Completion(completion)) }).await
+}
+
+fn completion(done: Done) -> Completion {
+    Completion {
+        tag: done.tag,
+        rows: done.rows,
+        commit_lsn: done.lsn.map(|lsn| lsn.value()),
+        is_duplicate: done.is_duplicate,
+    }
 }
 
 /// Has reads wait for an LSN. A transaction that reads below it can never see it.
@@ -296,7 +307,7 @@ impl Sql for SqlService {
                     Err(SqlError::new(sqlstate::FAILED_TRANSACTION, message))
                 }
                 Outcome::Done(done) => Ok(CommitResponse { commit_lsn: done.lsn.map(|lsn| lsn.value()) }),
-                Outcome::Rows(_) => Ok(CommitResponse::default()),
+                Outcome::Rows(_) | Outcome::Returned(..) => Ok(CommitResponse::default()),
             }
         };
         commit.await.map(Response::new).map_err(|error: SqlError| status(&error))

@@ -292,9 +292,9 @@ impl Core {
                 if *since < self.window.floor() {
                     return Err(Refusal::ReadTooOld { since: *since, floor: self.window.floor() }.into());
                 }
-                match self.window.entries(*space, range).find(|(_, entry)| entry.lsn > *since) {
+                match self.window.written_since(*space, range, *since) {
                     None => Ok(()),
-                    Some((_, entry)) => Err(Refusal::RangeChanged { space: *space, by: entry.lsn }.into()),
+                    Some(by) => Err(Refusal::RangeChanged { space: *space, by }.into()),
                 }
             }
         }

@@ -70,6 +70,16 @@ impl Window {
         keys.map(|(key, entry)| (key.bytes(), *entry))
     }
 
+    /// A commit behind `since` that wrote a key of the range, if there is one.
+    pub(super) fn written_since(&self, space: StorageId, range: &KeyRange, since: Lsn) -> Option<Lsn> {
+        if *range != KeyRange::all() {
+            return self.entries(space, range).map(|(_, entry)| entry.lsn).find(|lsn| *lsn > since);
+        }
+        // Of a whole space, what was written since is less than what is known.
+        let recent = self.order.iter().rev().take_while(|(lsn, ..)| *lsn > since);
+        { recent }.find(|(_, written, _)| *written == space).map(|(lsn, ..)| *lsn)
+    }
+
     /// Notes a write; LSNs never fall.
     pub(super) fn write(&mut self, space: StorageId, key: Bytes, entry: Entry) -> Undo {
         assert!(self.order.back().is_none_or(|(lsn, _, _)| *lsn <= entry.lsn), "writes come in order");

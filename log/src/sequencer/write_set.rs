@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::commit::{Change, ProducerSequence};
-use crate::position::{Lsn, StorageId, TableId};
+use crate::position::{IndexId, Lsn, StorageId, TableId};
 
 /// Changes to be committed together, with the conditions that must hold when they are ordered.
 ///
@@ -161,7 +161,8 @@ impl KeyRange {
     }
 }
 
-/// The space of the catalog: its keys are those of objects ([`catalog_key`]) and of names ([`catalog_name_key`]).
+/// The space of the catalog: its keys are those of objects ([`catalog_key`]), of names ([`catalog_name_key`]) and of indexes
+/// ([`catalog_index_key`]).
 pub const CATALOG_SPACE: StorageId = StorageId::new(0);
 
 /// The key of a catalog object in [`CATALOG_SPACE`].
@@ -170,7 +171,13 @@ pub fn catalog_key(object: u64) -> Bytes {
     [&b"o"[..], &object.to_be_bytes()].concat().into()
 }
 
-/// The object that a key of [`CATALOG_SPACE`] is of; `None` for the key of a name.
+/// The key in [`CATALOG_SPACE`] of how far an index has come.
+#[must_use]
+pub fn catalog_index_key(index: IndexId) -> Bytes {
+    [&b"i"[..], &index.value().to_be_bytes()].concat().into()
+}
+
+/// The object that a key of [`CATALOG_SPACE`] is of; `None` for the key of a name or an index.
 #[must_use]
 pub fn catalog_object(key: &[u8]) -> Option<u64> {
     let bytes = key.strip_prefix(b"o")?.try_into().ok()?;

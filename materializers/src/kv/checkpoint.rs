@@ -8,7 +8,7 @@ use highwater_log::position::StorageId;
 use highwater_log::{LogId, Lsn};
 use serde::{Deserialize, Serialize};
 
-use super::tree::Staleness;
+use super::tree::{Beneath, Staleness};
 use crate::error::FoldError;
 
 /// A checkpoint of the rows.
@@ -35,6 +35,8 @@ pub(super) struct Checkpoint {
 pub(super) struct TreeRecord {
     pub(super) tree: StorageId,
     pub(super) staleness: Staleness,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) beneath: Option<Beneath>,
 }
 
 /// The file in which a tree lists its tables, with the numbers that their rows' versions hang on. A changed bit in it would shift the

@@ -143,9 +143,9 @@ impl Fold<'_> {
                 self.in_row(*table, |fold| {
                     let view = TableRow::parse(&old, before, &current)?;
                     let key = current.row_key(&view, *row)?;
-                    for unique in current.uniques() {
-                        let (index_key, _) = current.unique_key(unique, &view, &key)?;
-                        fold.remove(unique.storage, index_key);
+                    for index in current.indexes() {
+                        let (index_key, _) = current.index_key(index, &view, &key)?;
+                        fold.remove(index.storage, index_key);
                     }
                     fold.remove(current.schema().storage, key);
                     Ok(())
@@ -171,17 +171,17 @@ impl Fold<'_> {
     fn put(&mut self, table: &Table, id: RowId, before: Option<Image<'_>>, after: Image<'_>) -> Result<(), CodecError> {
         let row = after.row_of(table)?;
         let key = table.row_key(&row, id)?;
-        for unique in table.uniques() {
-            let (index_key, _) = table.unique_key(unique, &row, &key)?;
+        for index in table.indexes() {
+            let (index_key, _) = table.index_key(index, &row, &key)?;
             if let Some(before) = before {
-                let (old_key, _) = table.unique_key(unique, &before.row_of(table)?, &key)?;
+                let (old_key, _) = table.index_key(index, &before.row_of(table)?, &key)?;
                 if old_key == index_key {
                     continue;
                 }
-                self.remove(unique.storage, old_key);
+                self.remove(index.storage, old_key);
             }
             let value = value::row(self.version, id, &key);
-            self.writes.keys.push(Write { storage: unique.storage, key: index_key, value, stale: 0 });
+            self.writes.keys.push(Write { storage: index.storage, key: index_key, value, stale: 0 });
         }
         let (storage, value) = (table.schema().storage, value::row(self.version, id, after.bytes));
         self.writes.keys.push(Write { storage, key, value, stale: u64::from(before.is_some()) });

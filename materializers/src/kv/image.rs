@@ -88,6 +88,7 @@ impl Kv {
             }
         }
         self.write_sequences(producer, header)?;
+        self.begin_indexes(header.lsn)?;
         self.history().begin_at(header.lsn, [(header.time.micros, header.lsn)]);
         self.applied.store(header.lsn.value(), Ordering::Release);
         self.checkpoint_under(&mut upkeep)?;

@@ -34,6 +34,14 @@ impl ReadPin {
         row.inspect_err(|_| self.kv.note_damage())
     }
 
+    /// How many versions of rows, or of index entries, there are, roughly.
+    ///
+    /// # Errors
+    /// [`FoldError::Reopened`] when the rows were mended since the pin was taken.
+    pub fn approximate_len(&self, storage: StorageId) -> Result<usize, FoldError> {
+        Ok(self.kv.tree(storage, self.generation)?.map_or(0, |tree| tree.approximate_len()))
+    }
+
     /// The rows, or index entries, of a range of keys, rising.
     ///
     /// # Errors

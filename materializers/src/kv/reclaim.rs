@@ -6,23 +6,31 @@
 //! ```
 //!
 //! Where the newest version that is not behind the horizon says that the key is gone, it goes as well, once nothing older can lie in
-//! files below. A merge sees some of a key's versions, always newer ones than the files below it have; what it keeps too much goes with
+//! files below. Of two trees that lie over one another ([`super::backfill`]), the lower one gives up what the upper one hides, and the
+//! upper one keeps what says that a key is gone for as long as the lower one has it. A merge sees some of a key's versions, always newer ones than the files below it have; what it keeps too much goes with
 //! a later merge.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use highwater_log::Lsn;
 use lsm_tree::UserKey;
 use lsm_tree::compaction::filter::Context;
 use lsm_tree::compaction::{CompactionFilter, Factory, ItemAccessor, Verdict};
 
+use super::tree::Tree;
 use super::value;
 
 /// What the merges of one tree are told, and what they tell.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Reclaim {
     horizon: AtomicU64,
+    /// A tree lies beneath, or will, of whose keys some are gone.
+    lies_over: AtomicBool,
+    beneath: OnceLock<Arc<Tree>>,
+    above: OnceLock<Weak<Tree>>,
+    /// What lies above is right in all that it hides.
+    is_settled: AtomicBool,
     /// Versions that merges have dropped, ever.
     dropped: AtomicU64,
     /// Versions that merges have kept though a newer one of the same key was there, or though they say that it is gone, ever.
@@ -48,6 +56,41 @@ impl Reclaim {
         self.horizon.fetch_max(horizon.value(), Ordering::Relaxed);
     }
 
+    /// A tree will lie beneath: until then, what says that a key is gone stays.
+    pub(super) fn lie_over(&self) {
+        self.lies_over.store(true, Ordering::Relaxed);
+    }
+
+    /// This tree lies beneath, and will get no more keys.
+    pub(super) fn set_beneath(&self, tree: Arc<Tree>) {
+        let _ = self.beneath.set(tree);
+    }
+
+    /// This tree lies above.
+    pub(super) fn set_above(&self, tree: &Arc<Tree>) {
+        let _ = self.above.set(Arc::downgrade(tree));
+    }
+
+    /// What lies above is right in all that it hides: it may go.
+    pub(super) fn settle(&self) {
+        self.is_settled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing beneath would come to light without what says that this key is gone.
+    fn may_forget(&self, key: &[u8]) -> bool {
+        match self.beneath.get() {
+            None => !self.lies_over.load(Ordering::Relaxed),
+            // Damage is met by whoever reads it.
+            Some(beneath) => beneath.knows(key, EVER).is_ok_and(|knows| !knows),
+        }
+    }
+
+    /// Whether every read from `horizon` on finds what lies above.
+    fn is_hidden(&self, key: &[u8], horizon: Lsn) -> bool {
+        let above = self.above.get().filter(|_| self.is_settled.load(Ordering::Relaxed)).and_then(Weak::upgrade);
+        above.is_some_and(|above| above.knows(key, horizon).unwrap_or(false))
+    }
+
     pub(super) fn tally(&self) -> Tally {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Tally { dropped: count(&self.dropped), kept_stale: count(&self.kept_stale) }
@@ -64,13 +107,19 @@ impl Factory for Filters {
 
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
         let horizon = Lsn::new(self.0.horizon.load(Ordering::Relaxed));
-        Box::new(Filter { reclaim: Arc::clone(&self.0), merge: Merge { horizon, ..Merge::default() } })
+        let merge = Merge { horizon, ..Merge::default() };
+        Box::new(Filter { reclaim: Arc::clone(&self.0), merge, given_up: 0 })
     }
 }
+
+/// No commit is behind it.
+const EVER: Lsn = Lsn::new(u64::MAX >> 2);
 
 struct Filter {
     reclaim: Arc<Reclaim>,
     merge: Merge,
+    /// Keys that were dropped because the tree above hides them.
+    given_up: u64,
 }
 
 /// One merge: keys rise, versions of a key fall.
@@ -86,19 +135,31 @@ struct Merge {
 
 impl CompactionFilter for Filter {
     fn filter_item(&mut self, item: ItemAccessor<'_>, context: &Context) -> lsm_tree::Result<Verdict> {
-        let keeps = self.merge.keeps(item.key(), &item.value()?, context.is_last_level);
-        Ok(if keeps { Verdict::Keep } else { Verdict::Destroy })
+        let (key, horizon) = (item.key(), self.merge.horizon);
+        let may_forget = || self.reclaim.may_forget(key);
+        if !self.merge.keeps(key, &item.value()?, context.is_last_level, may_forget) {
+            return Ok(Verdict::Destroy);
+        }
+        if !self.reclaim.is_hidden(key, horizon) {
+            return Ok(Verdict::Keep);
+        }
+        self.given_up += 1;
+        Ok(Verdict::Destroy)
     }
 
     fn finish(self: Box<Self>) {
-        self.reclaim.dropped.fetch_add(self.merge.dropped, Ordering::Relaxed);
+        self.reclaim.dropped.fetch_add(self.merge.dropped + self.given_up, Ordering::Relaxed);
+        if let Some(above) = self.reclaim.above.get().and_then(Weak::upgrade) {
+            // What says there that they are gone may go.
+            above.note_stale(self.given_up);
+        }
         self.reclaim.kept_stale.fetch_add(self.merge.kept_stale, Ordering::Relaxed);
     }
 }
 
 impl Merge {
-    /// Whether the next version stays. `is_last_level`: nothing lies below the merged files.
-    fn keeps(&mut self, key: &UserKey, value: &[u8], is_last_level: bool) -> bool {
+    /// Whether the next version stays. `is_last_level`: nothing lies below the merged files; `may_forget`: nor in another tree.
+    fn keeps(&mut self, key: &UserKey, value: &[u8], is_last_level: bool, may_forget: impl FnOnce() -> bool) -> bool {
         let is_hidden = self.key.as_ref() == Some(key);
         if !is_hidden {
             self.key = Some(key.clone());
@@ -110,11 +171,12 @@ impl Merge {
         };
         let is_unseen = self.is_covered;
         self.is_covered |= lsn <= self.horizon;
-        if is_unseen || (self.is_covered && is_gone && is_last_level) {
+        let is_mere_removal = is_gone && self.is_covered && is_last_level;
+        if is_unseen || (is_mere_removal && may_forget()) {
             self.dropped += 1;
             return false;
         }
-        self.kept_stale += u64::from(is_hidden || is_gone);
+        self.kept_stale += u64::from(is_hidden || (is_gone && !is_mere_removal));
         true
     }
 }
@@ -147,7 +209,7 @@ mod tests {
             for ((_, lsn), is_gone) in inputs.range((key, 0)..=(key, u64::MAX)).rev() {
                 let mut value = value::gone(Lsn::new(*lsn));
                 value.extend((!is_gone).then_some(7));
-                if merge.keeps(&UserKey::from(&[key][..]), &value, is_last_level) {
+                if merge.keeps(&UserKey::from(&[key][..]), &value, is_last_level, || true) {
                     levels[into].insert((key, *lsn), *is_gone);
                 }
             }

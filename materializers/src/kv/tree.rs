@@ -4,15 +4,18 @@
 //! that a read at any LSN finds the newest version and replaced files are freed at once; flushes and compactions of one tree therefore
 //! exclude one another.
 
+use std::cmp::Ordering;
 use std::io::ErrorKind;
+use std::iter::Peekable;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering as MemoryOrdering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use highwater_log::Lsn;
+use highwater_log::position::StorageId;
 use highwater_log::sequencer::KeyRange;
 use lsm_tree::compaction::Leveled;
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, SequenceNumberCounter, Slice};
@@ -31,6 +34,10 @@ pub(super) struct Tree {
     persisted: Option<Lsn>,
     reclaim: Arc<Reclaim>,
     stale: AtomicU64,
+    /// The storage whose tree lies beneath, or is to: of an index, the entries of rows that were there before it.
+    beneath: OnceLock<StorageId>,
+    /// That tree, once it is filled. What this one knows of a key, also that it is gone, hides what that one has.
+    base: OnceLock<Arc<Tree>>,
     /// Flushes and merges exclude one another.
     mark: Mutex<Mark>,
 }
@@ -41,6 +48,15 @@ pub(super) struct Tree {
 pub(super) struct Staleness {
     now: u64,
     mark: Mark,
+}
+
+/// The tree beneath another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Beneath {
+    pub(super) tree: StorageId,
+    /// Whether all is in it that is to be: else it is not read.
+    pub(super) is_filled: bool,
 }
 
 /// As many of the versions up to an LSN were stale there, and are still kept.
@@ -62,7 +78,42 @@ impl Tree {
         let persisted = tree.get_highest_persisted_seqno().map(Lsn::new);
         let Staleness { now, mark } = staleness;
         let (stale, mark) = (AtomicU64::new(now), Mutex::new(mark));
-        Ok(Self { tree, counter, path: path.to_owned(), persisted, reclaim, stale, mark })
+        let (beneath, base) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { tree, counter, path: path.to_owned(), persisted, reclaim, stale, beneath, base, mark })
+    }
+
+    /// From now on it keeps what it knows of keys that are gone: the tree of this storage is to lie beneath, and may have them.
+    pub(super) fn lie_over(&self, beneath: StorageId) {
+        let known = *self.beneath.get_or_init(|| beneath);
+        assert_eq!(known, beneath, "an index has one backfill");
+        self.reclaim.lie_over();
+    }
+
+    /// Puts the filled tree beneath.
+    pub(super) fn put_beneath(self: &Arc<Self>, base: Arc<Self>) {
+        self.reclaim.set_beneath(Arc::clone(&base));
+        base.reclaim.set_above(self);
+        assert!(self.beneath.get().is_some() && self.base.set(base).is_ok(), "it was waited for");
+    }
+
+    /// Whether it has a version of the key as of `at`, itself, be it that the key is gone.
+    pub(super) fn knows(&self, key: &[u8], at: Lsn) -> Result<bool, FoldError> {
+        self.own_value(key, at).map(|value| value.is_some())
+    }
+
+    /// From now on merges drop what the tree above hides: the index is ready.
+    pub(super) fn settle(&self) {
+        self.reclaim.settle();
+    }
+
+    /// What is, or is to be, beneath.
+    pub(super) fn beneath(&self) -> Option<Beneath> {
+        Some(Beneath { tree: *self.beneath.get()?, is_filled: self.base().is_some() })
+    }
+
+    /// The tree beneath.
+    pub(super) fn base(&self) -> Option<&Arc<Self>> {
+        self.base.get()
     }
 
     /// Writes a value, which begins with its LSN. During a replay, what the files have is passed over; the commit that they reach
@@ -76,11 +127,11 @@ impl Tree {
 
     /// Counts versions as stale, in the commit that makes them so.
     pub(super) fn note_stale(&self, versions: u64) {
-        self.stale.fetch_add(versions, Ordering::Relaxed);
+        self.stale.fetch_add(versions, MemoryOrdering::Relaxed);
     }
 
     pub(super) fn staleness(&self) -> Staleness {
-        Staleness { now: self.stale.load(Ordering::Relaxed), mark: *self.mark() }
+        Staleness { now: self.stale.load(MemoryOrdering::Relaxed), mark: *self.mark() }
     }
 
     /// The name of the file that lists the tree's files: another one whenever they change.
@@ -91,15 +142,47 @@ impl Tree {
     /// The value of a key as of `at`, unless it is gone.
     pub(super) fn read(&self, key: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
         let value = self.tree.get(key, bound(at)).map_err(failed)?;
-        Ok(value.map(Bytes::from).filter(|value| !value::is_gone(value)))
+        match (value, self.base()) {
+            (None, Some(base)) => base.read(key, at),
+            (value, _) => Ok(value.map(Bytes::from).filter(|value| !value::is_gone(value))),
+        }
+    }
+
+    /// The newest version of a key as of `at` that the tree itself has.
+    pub(super) fn own_value(&self, key: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
+        Ok(self.tree.get(key, bound(at)).map_err(failed)?.map(Bytes::from))
+    }
+
+    /// The oldest version of a key behind `after` up to `to`, of one that the tree itself does not know before: no merge has dropped any
+    /// behind `after`.
+    pub(super) fn first_behind(&self, key: &[u8], after: Lsn, to: Lsn) -> Result<Option<(Lsn, Bytes)>, FoldError> {
+        let (mut before, mut known) = (after, to);
+        let Some(mut value) = self.own_value(key, known)? else { return Ok(None) };
+        while before.next() < known {
+            let middle = Lsn::new(before.value().midpoint(known.value()));
+            match self.own_value(key, middle)? {
+                None => before = middle,
+                Some(earlier) => (known, value) = (middle, earlier),
+            }
+        }
+        Ok(Some((known, value)))
     }
 
     /// The keys of a range as of `at`, rising, with their values; those that are gone are not among them.
-    pub(super) fn scan(
-        &self,
-        range: &KeyRange,
-        at: Lsn,
-    ) -> Box<dyn Iterator<Item = Result<(Bytes, Bytes), FoldError>> + Send> {
+    pub(super) fn scan(&self, range: &KeyRange, at: Lsn) -> Pairs {
+        let own = self.own(range, at);
+        let all = match self.base() {
+            None => own,
+            Some(base) => {
+                let (own, base) = (own.peekable(), base.own(range, at).peekable());
+                Box::new(Overlaid { own, base })
+            }
+        };
+        Box::new(all.filter(|pair| !pair.as_ref().is_ok_and(|(_, value)| value::is_gone(value))))
+    }
+
+    /// What the tree itself knows of the keys of a range as of `at`, rising; those that are gone are among them.
+    pub(super) fn own(&self, range: &KeyRange, at: Lsn) -> Pairs {
         if range.end.as_ref().is_some_and(|end| *end <= range.start) {
             return Box::new(std::iter::empty());
         }
@@ -113,7 +196,12 @@ impl Tree {
             has_failed = pair.is_err();
             Some(pair)
         });
-        Box::new(pairs.filter(|pair| !pair.as_ref().is_ok_and(|(_, value)| value::is_gone(value))))
+        Box::new(pairs)
+    }
+
+    /// How many versions there are, roughly.
+    pub(super) fn approximate_len(&self) -> usize {
+        self.tree.approximate_len()
     }
 
     /// Whether anything was written since the last flush.
@@ -163,10 +251,10 @@ impl Tree {
             return Ok(false);
         }
         // Also before what may fail: it is not tried again and again.
-        *mark = Mark { stale: self.stale.load(Ordering::Relaxed), lsn: applied() };
+        *mark = Mark { stale: self.stale.load(MemoryOrdering::Relaxed), lsn: applied() };
         if is_worth_it {
             self.flush_under(&mark)?;
-            let estimated = self.stale.load(Ordering::Relaxed);
+            let estimated = self.stale.load(MemoryOrdering::Relaxed);
             let merged = self.merge_by(|| self.tree.major_compact(FILE_BYTES, DROP_BY_FILTER))?;
             tracing::debug!(tree = %self.path.display(), ?merged, "merged a tree for its stale versions");
             self.count(&mut mark, |stale| stale.saturating_sub(estimated) + merged.kept_stale);
@@ -176,7 +264,7 @@ impl Tree {
 
     /// Counts what is stale anew, now and at the mark.
     fn count(&self, mark: &mut Mark, count: impl Fn(u64) -> u64) {
-        let _ = self.stale.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |stale| Some(count(stale)));
+        let _ = self.stale.fetch_update(MemoryOrdering::Relaxed, MemoryOrdering::Relaxed, |stale| Some(count(stale)));
         mark.stale = count(mark.stale);
     }
 
@@ -216,12 +304,42 @@ impl Tree {
     }
 }
 
+/// Keys with values, rising; an error is the last.
+pub(super) type Pairs = Box<dyn Iterator<Item = Result<(Bytes, Bytes), FoldError>> + Send>;
+
+/// A tree over another: of a key that both know, the upper one's word counts.
+struct Overlaid {
+    own: Peekable<Pairs>,
+    base: Peekable<Pairs>,
+}
+
+impl Iterator for Overlaid {
+    type Item = Result<(Bytes, Bytes), FoldError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let order = match (self.own.peek(), self.base.peek()) {
+            (Some(Ok((own, _))), Some(Ok((base, _)))) => own.cmp(base),
+            // An error first.
+            (Some(Err(_)), _) | (_, None) => Ordering::Less,
+            (None, _) | (_, Some(Err(_))) => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => self.own.next(),
+            Ordering::Greater => self.base.next(),
+            Ordering::Equal => {
+                self.base.next();
+                self.own.next()
+            }
+        }
+    }
+}
+
 /// Flushes the trees that were written to since their last flush, some at a time: each waits for the disk again and again.
 pub(super) fn flush_dirty<'a>(trees: impl Iterator<Item = &'a Tree>) -> Result<(), FoldError> {
     let dirty: Vec<_> = trees.filter(|tree| tree.is_dirty()).collect();
     let next = AtomicUsize::new(0);
     let flush = || {
-        while let Some(tree) = dirty.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(tree) = dirty.get(next.fetch_add(1, MemoryOrdering::Relaxed)) {
             tree.flush()?;
         }
         Ok(())

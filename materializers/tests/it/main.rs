@@ -5,6 +5,7 @@
 mod damage;
 mod fold;
 mod fold_disk;
+mod indexes;
 mod oracle;
 mod power_loss;
 mod reclaim;

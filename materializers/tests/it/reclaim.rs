@@ -8,7 +8,7 @@ use lsm_tree::{AbstractTree, Config, SequenceNumberCounter};
 
 use crate::damage::files_below;
 use crate::fold::work;
-use crate::oracle::{self, State};
+use crate::oracle::{self, State, TableState};
 use crate::workload::Workload;
 use crate::world::{Machine, World};
 
@@ -42,7 +42,8 @@ fn versions_in_files(machine: &Machine) -> (usize, usize) {
 
 /// The keys that a state has: of rows, their index entries, positions and producers.
 fn keys(state: &State) -> usize {
-    let rows: usize = state.tables.values().map(|table| table.rows.len() * (1 + table.schema.uniques.len())).sum();
+    let trees = |table: &TableState| 1 + table.schema.uniques.len() + table.schema.indexes.len();
+    let rows: usize = state.tables.values().map(|table| table.rows.len() * trees(table)).sum();
     rows + state.positions.len() + state.producers.len()
 }
 
@@ -102,7 +103,7 @@ fn merging_loses_no_version_that_a_read_may_ask_for_and_keeps_few_others() {
         machine.disk.kill_process();
         versions += versions_in_files(&machine).0;
     }
-    assert!(written > 5 * live, "{written} changes wrote {live} keys");
+    assert!(written > 3 * live, "{written} changes wrote {live} keys");
     assert!(versions < live * 3 / 2, "{versions} versions of {live} keys");
 }
 
@@ -113,6 +114,10 @@ fn what_was_deleted_leaves_nothing_behind() {
     let mut world = machine.open().unwrap();
     work(&mut world, &mut workload, &machine, 100);
     world.folds.maintain().unwrap();
+    // One that is never filled keeps what says that keys are gone.
+    while let Some(set) = workload.finish_index(&world) {
+        world.commit(set).unwrap();
+    }
     let emptied = workload.delete_all(&world);
     assert!(emptied.len() > 1, "{} tables have rows", emptied.len());
     for set in emptied {

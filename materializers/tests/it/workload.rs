@@ -1,30 +1,33 @@
 //! Random transactions, as a query layer would hand them to the sequencer: computed from a snapshot, net per key, with conditions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_log::commit::{ProducerId, ProducerSequence};
 use highwater_log::env::simulated::Random;
-use highwater_log::position::{ColumnId, RowId, SchemaVersion, StorageId, TableId};
+use highwater_log::position::{ColumnId, IndexId, RowId, SchemaVersion, StorageId, TableId};
 use highwater_log::row::Row;
-use highwater_log::schema::{CatalogEntry, ColumnSchema, TableSchema, UniqueSchema};
+use highwater_log::schema::{
+    CatalogEntry, ColumnSchema, IndexSchema, IndexState, IndexedColumn, TableSchema, UniqueSchema,
+};
 use highwater_log::sequencer::{
-    CATALOG_SPACE, KeyName, KeyWrite, Precondition, WriteSet, catalog_key, catalog_name_key,
+    CATALOG_SPACE, KeyName, KeyWrite, Precondition, WriteSet, catalog_index_key, catalog_key, catalog_name_key,
 };
 use highwater_log::value::{ElementType, Value};
 use highwater_log::{Change, Lsn};
-use highwater_materializers::{StoredRow, Table, TableRow, Uniqueness, encode_missing};
+use highwater_materializers::{Backfill, Index, StoredRow, Table, TableRow, Uniqueness, encode_missing};
 
 use crate::world::{World, everything};
 
 /// What a cell holds; `None` is NULL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Cell {
+pub(crate) enum Cell {
     Number(i32),
     Text(String),
 }
 
-type Cells = Vec<Option<Cell>>;
+pub(crate) type Cells = Vec<Option<Cell>>;
 
 /// A source of random transactions.
 pub(crate) struct Workload {
@@ -69,6 +72,25 @@ impl Workload {
         set
     }
 
+    /// A transaction that makes an index ready, as long as there is one that is not.
+    pub(crate) fn finish_index(&self, world: &World) -> Option<WriteSet> {
+        let at = world.visible();
+        let tables = world.folds.catalog().tables(at);
+        let is_unready = |index: &IndexSchema| index.state != IndexState::Ready;
+        let (table, place) = tables.iter().find_map(|table| {
+            let place = table.schema().indexes.iter().position(is_unready)?;
+            Some((table, place))
+        })?;
+        let mut schema = table.schema().clone();
+        schema.indexes[place].state = IndexState::Ready;
+        let (key, object) = (catalog_index_key(schema.indexes[place].id), schema.id.value());
+        Some(WriteSet {
+            keys: vec![catalog_write(key, true)],
+            changes: vec![Change::Catalog { object, entry: Some(CatalogEntry::Table(schema).to_json().into()) }],
+            ..WriteSet::default()
+        })
+    }
+
     /// Transactions that delete all rows, one for each table that has some.
     pub(crate) fn delete_all(&self, world: &World) -> Vec<WriteSet> {
         let at = world.visible();
@@ -107,6 +129,7 @@ impl Workload {
             primary_key: if has_key { vec![ColumnId::new(1)] } else { Vec::new() },
             primary_key_name: None,
             uniques: vec![unique],
+            indexes: Vec::new(),
             next_column: ColumnId::new(4),
         };
         let name = catalog_name_key(&schema.namespace, &schema.name);
@@ -121,7 +144,7 @@ impl Workload {
         }
     }
 
-    fn change_schema(&mut self, world: &World, table: &Table, at: Lsn) -> WriteSet {
+    fn change_schema(&mut self, world: &World, table: &Arc<Table>, at: Lsn) -> WriteSet {
         let id = table.schema().id;
         let mut schema = table.schema().clone();
         schema.version = schema.version.next();
@@ -133,7 +156,43 @@ impl Workload {
             keys: vec![catalog_write(catalog_key(id.value()), true)],
             ..WriteSet::default()
         };
-        match self.random.below(8) {
+        let unready = schema.indexes.iter().position(|index| !matches!(index.state, IndexState::Ready));
+        match self.random.below(12) {
+            8 | 9 if let Some(unready) = unready => {
+                let index = &mut schema.indexes[unready];
+                if self.random.one_in(3) {
+                    fill(world, table, &Index::of_schema(index));
+                }
+                match index.unique && index.state == IndexState::Building {
+                    true => index.state = IndexState::Checking,
+                    false => {
+                        // Readers alone have to know.
+                        index.state = IndexState::Ready;
+                        schema.version = table.schema().version;
+                        set.preconditions.remove(0);
+                        set.keys = vec![catalog_write(catalog_index_key(index.id), true)];
+                    }
+                }
+            }
+            8..=10 if schema.indexes.len() < 3 => {
+                let next = world.folds.catalog().next_id();
+                let columns: &[u32] = [&[2][..], &[3], &[3, 2]][self.random.below(3) as usize];
+                let column =
+                    |id: &u32| IndexedColumn { column: ColumnId::new(*id), descending: false, nulls_first: false };
+                schema.indexes.push(IndexSchema {
+                    id: IndexId::new(next),
+                    name: format!("i{next}"),
+                    storage: StorageId::new(next + 1),
+                    backfill: Some(StorageId::new(next + 2)),
+                    columns: columns.iter().map(column).collect(),
+                    // The rows' codes are distinct.
+                    unique: columns[0] == 3 && self.random.one_in(2),
+                    state: IndexState::Building,
+                });
+            }
+            11 if !schema.indexes.is_empty() => {
+                schema.indexes.remove(self.random.below(schema.indexes.len() as u64) as usize);
+            }
             0 => {
                 set.keys = vec![
                     catalog_write(catalog_key(id.value()), false),
@@ -146,6 +205,10 @@ impl Workload {
                 let next = world.folds.catalog().next_id();
                 schema.storage = StorageId::new(next);
                 schema.uniques[0].storage = StorageId::new(next + 1);
+                for (index, storage) in schema.indexes.iter_mut().zip(next + 2..) {
+                    (index.storage, index.backfill) = (StorageId::new(storage), None);
+                    index.state = IndexState::Ready;
+                }
                 let entry = CatalogEntry::Table(schema).to_json().into();
                 set.changes.push(Change::Truncate { table: id, entry });
                 return set;
@@ -235,8 +298,19 @@ impl Workload {
     }
 }
 
+/// Fills an index beside the commits, as whoever follows the catalog does.
+fn fill(world: &World, table: &Arc<Table>, index: &Index) {
+    let Some(mut backfill) = Backfill::begin(world.folds.kv(), table, index).unwrap() else { return };
+    while !backfill.step(3).unwrap() {}
+    let filled = backfill.finish().unwrap().expect("codes are distinct");
+    let pin = world.folds.kv().pin(world.visible()).unwrap();
+    if index.is_unique {
+        assert_eq!(pin.taken_twice(&filled, table, index).unwrap(), None, "codes are distinct");
+    }
+}
+
 /// The rows of a table, by key, with their cells as today's columns.
-fn load(world: &World, table: &Table, at: Lsn) -> BTreeMap<Bytes, (StoredRow, Cells)> {
+pub(crate) fn load(world: &World, table: &Table, at: Lsn) -> BTreeMap<Bytes, (StoredRow, Cells)> {
     let pin = world.folds.kv().pin(at).unwrap();
     let rows = pin.rows(table.schema().storage, &everything()).unwrap().map(|item| {
         let (key, row) = item.unwrap();
@@ -256,7 +330,11 @@ fn load(world: &World, table: &Table, at: Lsn) -> BTreeMap<Bytes, (StoredRow, Ce
 }
 
 /// The write set that turns `before` into `after`. A row without a key is new.
-fn diff(table: &Table, before: &BTreeMap<Bytes, (StoredRow, Cells)>, after: Vec<(Option<Bytes>, Cells)>) -> WriteSet {
+pub(crate) fn diff(
+    table: &Table,
+    before: &BTreeMap<Bytes, (StoredRow, Cells)>,
+    after: Vec<(Option<Bytes>, Cells)>,
+) -> WriteSet {
     let storage = table.schema().storage;
     let id = table.schema().id;
     let has_key = !table.schema().primary_key.is_empty();
@@ -279,13 +357,13 @@ fn diff(table: &Table, before: &BTreeMap<Bytes, (StoredRow, Cells)>, after: Vec<
         if changed == Some(cells) {
             continue;
         }
-        old_codes.extend(code_key(table, cells));
+        old_codes.extend(code_keys(table, cells));
         set.preconditions.push(Precondition::AtVersion { space: storage, key: key.clone(), version: row.version });
         set.keys.push(bytes_key(key, changed.is_some()));
         match changed {
             None => deletes.push(Change::Delete { table: id, row: row.id, before: row.bytes.clone() }),
             Some(changed) => {
-                new_codes.extend(code_key(table, changed));
+                new_codes.extend(code_keys(table, changed));
                 let differing: Vec<_> = (0..cells.len())
                     .filter(|place| cells[*place] != changed[*place])
                     .map(|place| (place, changed[place].as_ref().map(value)))
@@ -299,24 +377,23 @@ fn diff(table: &Table, before: &BTreeMap<Bytes, (StoredRow, Cells)>, after: Vec<
     }
     let keyed: Vec<_> = by_key.iter().filter(|(key, _)| !before.contains_key(*key)).collect();
     for (key, cells) in keyed {
-        new_codes.extend(code_key(table, cells));
+        new_codes.extend(code_keys(table, cells));
         set.preconditions.push(Precondition::Absent { space: storage, key: key.clone() });
         set.keys.push(bytes_key(key, true));
         inserts.push(insert(table, cells));
     }
     let numbered = deletes.len() + updates.len() + inserts.len();
     for (index, cells) in new.iter().enumerate() {
-        new_codes.extend(code_key(table, cells));
+        new_codes.extend(code_keys(table, cells));
         set.keys.push(KeyWrite { space: storage, key: KeyName::RowOf(numbered + index), is_present: true });
         inserts.push(insert(table, cells));
     }
-    let index = table.uniques()[0].storage;
-    for code in new_codes.difference(&old_codes) {
-        set.preconditions.push(Precondition::Absent { space: index, key: code.clone() });
+    for (index, code) in new_codes.difference(&old_codes) {
+        set.preconditions.push(Precondition::Absent { space: *index, key: code.clone() });
     }
-    for code in old_codes.union(&new_codes) {
-        let is_present = new_codes.contains(code);
-        set.keys.push(KeyWrite { space: index, key: KeyName::Bytes(code.clone()), is_present });
+    for (index, code) in old_codes.union(&new_codes) {
+        let is_present = new_codes.contains(&(*index, code.clone()));
+        set.keys.push(KeyWrite { space: *index, key: KeyName::Bytes(code.clone()), is_present });
     }
     set.changes = deletes.into_iter().chain(updates).chain(inserts).collect();
     set
@@ -339,12 +416,13 @@ fn row_key(table: &Table, cells: &Cells) -> Bytes {
     table.row_key(&view, RowId::default()).unwrap()
 }
 
-/// The index key of a row's code, where it excludes another of the same.
-fn code_key(table: &Table, cells: &Cells) -> Option<Bytes> {
+/// The keys of a row in the indexes where it excludes another of the same.
+fn code_keys(table: &Table, cells: &Cells) -> Vec<(StorageId, Bytes)> {
     let bytes = encode(table, cells);
     let view = TableRow::new(Row::parse(table.layout(), &bytes).unwrap(), table);
-    let (key, uniqueness) = table.unique_key(&table.uniques()[0], &view, b"").unwrap();
-    (uniqueness == Uniqueness::Unique).then_some(key)
+    let keys = table.indexes().iter().map(|index| (index, table.index_key(index, &view, b"").unwrap()));
+    let unique = keys.filter(|(_, (_, uniqueness))| *uniqueness == Uniqueness::Unique);
+    unique.map(|(index, (key, _))| (index.storage, key)).collect()
 }
 
 fn value(cell: &Cell) -> Value<'_> {

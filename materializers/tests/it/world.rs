@@ -7,6 +7,7 @@ use futures::FutureExt;
 use highwater_log::env::simulated::{Random, SimulatedClock, SimulatedDisk, machine};
 use highwater_log::env::{Disk, Env, SystemDisk};
 use highwater_log::row::Row;
+use highwater_log::schema::IndexState;
 use highwater_log::sequencer::{
     Acknowledgement, CommitError, KeyRange, Pipeline, Receipt, Sequencer, SequencerOptions, WriteSet,
 };
@@ -165,16 +166,16 @@ impl World {
                 assert_eq!(key, table.row_key(&view, row.id).unwrap());
                 let columns = table.layout().columns().iter().zip(view.values().unwrap());
                 let values: Values = columns.map(|((id, _), value)| (*id, format!("{value:?}"))).collect();
-                for unique in table.uniques() {
-                    let (index_key, _) = table.unique_key(unique, &view, &key).unwrap();
-                    let entry = pin.row(unique.storage, &index_key)?.expect("every row has its index entry");
+                for index in table.indexes().iter().filter(|index| index.state == IndexState::Ready) {
+                    let (index_key, _) = table.index_key(index, &view, &key).unwrap();
+                    let entry = pin.row(index.storage, &index_key)?.expect("every row has its index entry");
                     assert_eq!((entry.id, &entry.bytes[..]), (row.id, &key[..]), "at {at}");
                 }
                 keys.push(key);
                 rows.insert(row.id, (row.version, values));
             }
-            for unique in table.uniques() {
-                let entries = pin.rows(unique.storage, &everything())?.collect::<Result<Vec<_>, _>>()?;
+            for index in table.indexes().iter().filter(|index| index.state == IndexState::Ready) {
+                let entries = pin.rows(index.storage, &everything())?.collect::<Result<Vec<_>, _>>()?;
                 assert_eq!(entries.len(), rows.len(), "no index entry is left behind at {at}");
             }
             assert!(keys.is_sorted(), "rows come in the order of their keys");

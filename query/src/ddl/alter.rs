@@ -176,6 +176,7 @@ fn drop_column(
     schema.columns.retain(|known| known.id != column.id);
     // A constraint goes with any of its columns.
     schema.uniques.retain(|unique| !unique.columns.contains(&column.id));
+    schema.indexes.retain(|index| index.columns.iter().all(|indexed| indexed.column != column.id));
     transaction.catalog.put_table(schema, false);
     Ok(())
 }

@@ -176,6 +176,7 @@ pub(crate) fn define_table(
         primary_key,
         primary_key_name,
         uniques,
+        indexes: Vec::new(),
     };
     Ok(transaction.catalog.put_table(schema, false))
 }
@@ -190,12 +191,20 @@ fn key_ids(columns: &[ColumnSchema], names: &[String]) -> Result<Vec<ColumnId>, 
             let message = format!("column \"{name}\" appears twice in a key");
             return Err(SqlError::new(sqlstate::DUPLICATE_COLUMN, message));
         }
-        if let ColumnType::Scalar(ElementType::Jsonb) | ColumnType::Array(ElementType::Jsonb) = column.column_type {
-            return Err(SqlError::unsupported("jsonb in a key"));
-        }
+        refuse_key_type(column.column_type)?;
         ids.push(column.id);
     }
     Ok(ids)
+}
+
+/// Fails for a type whose values have no order.
+pub(super) fn refuse_key_type(column_type: ColumnType) -> Result<(), SqlError> {
+    match column_type {
+        ColumnType::Scalar(ElementType::Jsonb) | ColumnType::Array(ElementType::Jsonb) => {
+            Err(SqlError::unsupported("jsonb in a key"))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn definition(create: &CreateTable) -> Result<TableDefinition, SqlError> {

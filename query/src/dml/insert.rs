@@ -4,30 +4,27 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Insert, Query, SelectItem, SetExpr, TableObject, Value as Literal, Values,
+    Expr, Insert, OnInsert, Query, SelectItem, SetExpr, TableObject, Value as Literal, Values,
 };
 use highwater_log::value::OwnedValue;
 use highwater_materializers::Table;
 
 use super::assign::{self, encode_row};
-use super::{column_place, is_default_keyword, refuse};
-use crate::catalog::QualifiedName;
+use super::{Changed, Returning, change, column_place, conflict, is_default_keyword, refuse};
 use crate::error::SqlError;
 use crate::names::folded;
 use crate::rewrite::written;
 use crate::sqlstate;
-use crate::statement::StatementContext;
+use crate::statement::{StatementContext, quoted};
 use crate::transaction::{RowChange, Transaction};
 use crate::types;
 
-/// Runs an INSERT; returns how many rows it inserted.
+/// Runs an INSERT.
 pub(crate) async fn insert(
     context: &StatementContext<'_>,
     transaction: &mut Transaction,
     insert: &Insert,
-) -> Result<usize, SqlError> {
-    refuse(insert.returning.is_some(), "RETURNING")?;
-    refuse(insert.on.is_some(), "ON CONFLICT")?;
+) -> Result<Changed, SqlError> {
     let is_plain = insert.or.is_none()
         && !insert.ignore
         && !insert.overwrite
@@ -37,7 +34,7 @@ pub(crate) async fn insert(
     refuse(!is_plain, "this form of INSERT")?;
     let TableObject::TableName(name) = &insert.table else { return Err(SqlError::syntax("INSERT takes a table")) };
     let name = context.resolve(name)?;
-    if name.namespace == crate::information::NAMESPACE {
+    if crate::system::is_system(&name.namespace) {
         return Err(SqlError::new(sqlstate::SYNTAX_OR_ACCESS, format!("{name} cannot be changed")));
     }
     let table = transaction.catalog.table(&name)?;
@@ -45,14 +42,22 @@ pub(crate) async fn insert(
     let columns = columns.map(Option::unwrap_or_default).collect::<Vec<_>>();
     let places = target_places(&table, &columns)?;
     let is_listed = !columns.is_empty();
-    let Some(source) = &insert.source else {
-        let row = Values { explicit_row: false, value_keyword: false, rows: Vec::new() };
-        return insert_values(context, transaction, &table, &[], is_listed, &row, true).await;
+    let changes = match insert.source.as_deref().map(|source| (source, plain_values(source))) {
+        None => {
+            let row = Values { explicit_row: false, value_keyword: false, rows: Vec::new() };
+            values_rows(context, transaction, &table, &[], is_listed, &row, true).await?
+        }
+        Some((_, Some(values))) => values_rows(context, transaction, &table, &places, is_listed, values, false).await?,
+        Some((source, None)) => query_rows(context, transaction, &table, &places, is_listed, source).await?,
     };
-    match plain_values(source) {
-        Some(values) => insert_values(context, transaction, &table, &places, is_listed, values, false).await,
-        None => insert_query(context, transaction, &table, &places, is_listed, source).await,
-    }
+    let alias = insert.table_alias.as_ref().map_or_else(|| name.name.clone(), |alias| folded(&alias.alias));
+    let alias = quoted(&alias).to_string();
+    let changes = match &insert.on {
+        None => changes,
+        Some(OnInsert::OnConflict(on)) => conflict::resolve(context, transaction, &table, &alias, on, changes).await?,
+        Some(_) => return Err(SqlError::unsupported("this form of INSERT")),
+    };
+    change(context, transaction, &table, &alias, changes, Returning(insert.returning.as_deref())).await
 }
 
 /// Inserts rows that are there already: columns in the order of the table's declaration, in their canonical types.
@@ -108,15 +113,15 @@ fn plain_values(query: &Query) -> Option<&Values> {
     }
 }
 
-async fn insert_values(
+async fn values_rows(
     context: &StatementContext<'_>,
-    transaction: &mut Transaction,
+    transaction: &Transaction,
     table: &Arc<Table>,
     places: &[usize],
     is_listed: bool,
     values: &Values,
     is_all_default: bool,
-) -> Result<usize, SqlError> {
+) -> Result<Vec<RowChange>, SqlError> {
     let columns = &table.schema().columns;
     let defaults =
         (0..columns.len()).map(|place| assign::default_expression(table, place)).collect::<Result<Vec<_>, _>>()?;
@@ -156,7 +161,7 @@ async fn insert_values(
         let all: Vec<usize> = (0..columns.len()).collect();
         changes.extend(changes_of(table, &all, &batches)?);
     }
-    transaction.write(table, changes)
+    Ok(changes)
 }
 
 fn planned_row(table: &Table, row: &[&Expr]) -> String {
@@ -178,17 +183,17 @@ fn literal_row(table: &Table, row: &[&Expr]) -> Option<Result<Vec<Option<OwnedVa
     Some(Ok(values))
 }
 
-async fn insert_query(
+async fn query_rows(
     context: &StatementContext<'_>,
-    transaction: &mut Transaction,
+    transaction: &Transaction,
     table: &Arc<Table>,
     places: &[usize],
     is_listed: bool,
     source: &Query,
-) -> Result<usize, SqlError> {
+) -> Result<Vec<RowChange>, SqlError> {
     let mut source = source.clone();
     // How many columns it has is known when it is planned.
-    let width = context.plan(transaction, source.clone(), None::<QualifiedName>)?.logical.schema().fields().len();
+    let width = context.plan(transaction, source.clone(), None)?.logical.schema().fields().len();
     check_width(width, places.len(), is_listed || width > places.len())?;
     let places = &places[..width];
     assign_literals(table, places, &mut source.body);
@@ -205,8 +210,7 @@ async fn insert_query(
     let sql = format!("SELECT {items} FROM ({}) AS hw_source({names})", written(&source));
     let batches = context.collect(transaction, &sql, None).await?;
     let all: Vec<usize> = (0..table.schema().columns.len()).collect();
-    let changes = changes_of(table, &all, &batches)?;
-    transaction.write(table, changes)
+    changes_of(table, &all, &batches)
 }
 
 /// Text literals in the select list take the type of their column, as PostgreSQL's untyped literals do.

@@ -6,6 +6,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::{InList, ScalarFunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use highwater_log::key;
+use highwater_log::position::ColumnId;
 use highwater_log::schema::ColumnSchema;
 use highwater_log::sequencer::KeyRange;
 use highwater_log::value::{ColumnType, ElementType, OwnedValue};
@@ -15,12 +16,31 @@ use super::is_key_order_sql_order;
 use crate::cast::CAST;
 use crate::types;
 
-/// The ranges of keys outside of which no row passes the filters: disjoint, rising.
-pub(super) fn key_ranges(table: &Table, filters: &[Expr]) -> Vec<KeyRange> {
+/// Ranges of keys outside of which no row passes the filters.
+pub(super) struct KeyRanges {
+    /// Disjoint, rising.
+    pub(super) ranges: Vec<KeyRange>,
+    /// So many leading columns are pinned to single values.
+    pub(super) pinned: usize,
+    /// The column behind those is held between bounds, or has one.
+    pub(super) is_bounded: bool,
+    /// A column may be pinned to NULL.
+    pub(super) is_of_nulls: bool,
+}
+
+impl KeyRanges {
+    fn everything() -> Self {
+        Self { ranges: vec![under(&[])], pinned: 0, is_bounded: false, is_of_nulls: false }
+    }
+}
+
+/// What filters leave of keys of these columns.
+pub(super) fn key_ranges(table: &Table, columns: &[ColumnId], filters: &[Expr]) -> KeyRanges {
     let schema = table.schema();
     // Keys of the leading columns that are pinned to single values.
     let mut prefixes: Vec<Vec<u8>> = vec![Vec::new()];
-    for id in &schema.primary_key {
+    let (mut pinned, mut is_of_nulls) = (0, false);
+    for id in columns {
         let Some(column) = schema.column(*id).filter(|column| is_key_order_sql_order(column.column_type)) else {
             break;
         };
@@ -28,7 +48,7 @@ pub(super) fn key_ranges(table: &Table, filters: &[Expr]) -> Vec<KeyRange> {
             let mut longer = Vec::new();
             for prefix in &prefixes {
                 for value in &values {
-                    let Some(key) = extended(prefix, column, value) else { return vec![everything()] };
+                    let Some(key) = extended(prefix, column, value.as_ref()) else { return KeyRanges::everything() };
                     longer.push(key);
                 }
             }
@@ -38,16 +58,24 @@ pub(super) fn key_ranges(table: &Table, filters: &[Expr]) -> Vec<KeyRange> {
                 break;
             }
             prefixes = longer;
+            pinned += 1;
+            is_of_nulls |= values.contains(&None);
             continue;
         }
-        return prefixes.iter().map(|prefix| bounded(prefix, column, filters)).collect();
+        let ranges: Vec<_> = prefixes.iter().map(|prefix| bounded(prefix, column, filters)).collect();
+        let is_bounded = ranges.iter().zip(&prefixes).any(|(range, prefix)| *range != under(prefix));
+        return KeyRanges { ranges, pinned, is_bounded, is_of_nulls };
     }
-    prefixes.iter().map(|prefix| under(prefix)).collect()
+    KeyRanges { ranges: prefixes.iter().map(|prefix| under(prefix)).collect(), pinned, is_bounded: false, is_of_nulls }
 }
 
-/// The values that a filter pins a column to.
-fn equal_values(filter: &Expr, column: &ColumnSchema) -> Option<Vec<OwnedValue>> {
+/// The values that a filter pins a column to; `None` among them is NULL.
+fn equal_values(filter: &Expr, column: &ColumnSchema) -> Option<Vec<Option<OwnedValue>>> {
     match filter {
+        Expr::IsNull(expr) => match &**expr {
+            Expr::Column(named) if named.name == column.name => Some(vec![None]),
+            _ => None,
+        },
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
             let literal = match (&**left, &**right) {
                 (Expr::Column(named), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(named))
@@ -57,13 +85,13 @@ fn equal_values(filter: &Expr, column: &ColumnSchema) -> Option<Vec<OwnedValue>>
                 }
                 _ => return None,
             };
-            Some(vec![stored_value(literal, column)?])
+            Some(vec![Some(stored_value(literal, column)?)])
         }
         Expr::InList(InList { expr, list, negated: false }) => match &**expr {
             Expr::Column(named) if named.name == column.name => list
                 .iter()
                 .map(|item| match item {
-                    Expr::Literal(value, _) => stored_value(value, column),
+                    Expr::Literal(value, _) => stored_value(value, column).map(Some),
                     _ => None,
                 })
                 .collect(),
@@ -82,8 +110,11 @@ fn equal_values(filter: &Expr, column: &ColumnSchema) -> Option<Vec<OwnedValue>>
 /// The range under a prefix that comparisons of the next column leave.
 fn bounded(prefix: &[u8], column: &ColumnSchema, filters: &[Expr]) -> KeyRange {
     let mut range = under(prefix);
+    let (all, mut excludes_null) = (range.clone(), false);
     let mut narrow = |op: Operator, value: &ScalarValue| {
-        let Some(key) = stored_value(value, column).and_then(|value| extended(prefix, column, &value)) else { return };
+        let Some(key) = stored_value(value, column).and_then(|value| extended(prefix, column, Some(&value))) else {
+            return;
+        };
         let start = match op {
             Operator::GtEq => Some(key.clone()),
             Operator::Gt => successor(&key),
@@ -94,6 +125,7 @@ fn bounded(prefix: &[u8], column: &ColumnSchema, filters: &[Expr]) -> KeyRange {
             Operator::LtEq => successor(&key),
             _ => None,
         };
+        excludes_null |= start.is_some();
         if let Some(start) = start.filter(|start| start[..] > range.start[..]) {
             range.start = start.into();
         }
@@ -133,6 +165,10 @@ fn bounded(prefix: &[u8], column: &ColumnSchema, filters: &[Expr]) -> KeyRange {
             }
             _ => {}
         }
+    }
+    // NULLs come last, and no comparison finds them.
+    if excludes_null && range.end == all.end {
+        range.end = extended(prefix, column, None).map(Bytes::from);
     }
     if range.end.as_ref().is_some_and(|end| *end < range.start) {
         range.end = Some(range.start.clone());
@@ -183,10 +219,6 @@ fn under(prefix: &[u8]) -> KeyRange {
     KeyRange { start: Bytes::copy_from_slice(prefix), end }
 }
 
-fn everything() -> KeyRange {
-    under(&[])
-}
-
 /// The least key that is greater than all that begin with this one; `None`: there is none.
 fn successor(key: &[u8]) -> Option<Vec<u8>> {
     let last = key.iter().rposition(|byte| *byte != u8::MAX)?;
@@ -195,9 +227,9 @@ fn successor(key: &[u8]) -> Option<Vec<u8>> {
     Some(next)
 }
 
-fn extended(prefix: &[u8], column: &ColumnSchema, value: &OwnedValue) -> Option<Vec<u8>> {
+fn extended(prefix: &[u8], column: &ColumnSchema, value: Option<&OwnedValue>) -> Option<Vec<u8>> {
     let mut key = prefix.to_vec();
-    key::encode([(column.column_type, Some(value.as_value()))], &mut key).ok()?;
+    key::encode([(column.column_type, value.map(OwnedValue::as_value))], &mut key).ok()?;
     Some(key)
 }
 

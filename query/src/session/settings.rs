@@ -9,12 +9,13 @@ use highwater_log::Lsn;
 use highwater_log::sequencer::Durability;
 use highwater_materializers::Catalog;
 
-use super::transactions::check_isolation;
+use super::transactions::{isolation, isolation_name};
 use super::{Done, MIN_LSN_TIMEOUT, Session, TransactionState, one_column, text_columns};
 use crate::error::SqlError;
 use crate::names::folded;
 use crate::sqlstate;
 use crate::statement::RowStream;
+use crate::transaction::Isolation;
 
 /// A session's settings.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Settings {
     min_lsn_timeout: Duration,
     search_path: String,
     is_read_only: bool,
+    isolation: Isolation,
     application_name: String,
 }
 
@@ -35,6 +37,7 @@ impl Default for Settings {
             min_lsn_timeout: MIN_LSN_TIMEOUT,
             search_path: Catalog::PUBLIC.to_owned(),
             is_read_only: false,
+            isolation: Isolation::default(),
             application_name: String::new(),
         }
     }
@@ -55,6 +58,11 @@ impl Settings {
 
     pub(super) fn namespace(&self) -> &str {
         &self.search_path
+    }
+
+    /// What transactions begin with.
+    pub(super) const fn isolation(&self) -> Isolation {
+        self.isolation
     }
 
     pub(super) const fn is_read_only(&self) -> bool {
@@ -88,11 +96,9 @@ impl Settings {
                     _ => return Err(invalid()),
                 }
             }
-            "default_transaction_isolation" | "transaction_isolation" => match lower.as_str() {
-                "read uncommitted" | "read committed" | "repeatable read" => {}
-                "serializable" => return Err(SqlError::unsupported("SERIALIZABLE")),
-                _ => return Err(invalid()),
-            },
+            "default_transaction_isolation" => self.isolation = named_isolation(&lower).ok_or_else(invalid)?,
+            // Of a transaction; outside of one there is none that it could be said of.
+            "transaction_isolation" => drop(named_isolation(&lower).ok_or_else(invalid)?),
             "application_name" => self.application_name = value.to_owned(),
             _ => match FIXED.iter().find(|(known, _)| *known == name) {
                 Some((_, only)) if accepts(name, only, &lower) => {}
@@ -112,7 +118,7 @@ impl Settings {
             "hw.min_lsn_timeout" => format!("{}ms", self.min_lsn_timeout.as_millis()),
             "search_path" => self.search_path.clone(),
             "default_transaction_read_only" => if self.is_read_only { "on" } else { "off" }.to_owned(),
-            "default_transaction_isolation" | "transaction_isolation" => "repeatable read".to_owned(),
+            "default_transaction_isolation" | "transaction_isolation" => isolation_name(self.isolation).to_owned(),
             "application_name" => self.application_name.clone(),
             _ => FIXED.iter().find(|(known, _)| *known == name)?.1.to_owned(),
         })
@@ -130,6 +136,14 @@ fn accepts(name: &str, only: &str, value: &str) -> bool {
             "statement_timeout" | "lock_timeout" => value == "0ms" || value == "0s",
             _ => false,
         }
+}
+
+fn named_isolation(name: &str) -> Option<Isolation> {
+    match name {
+        "read uncommitted" | "read committed" | "repeatable read" => Some(Isolation::Snapshot),
+        "serializable" => Some(Isolation::Serializable),
+        _ => None,
+    }
 }
 
 /// `5s`, `250ms`, `1min`, a bare number of milliseconds.
@@ -160,19 +174,31 @@ impl Session {
                     }
                     _ => self.settings.set(&name, &values.join(", "))?,
                 }
+                if name == "transaction_isolation"
+                    && let Some(isolation) = named_isolation(&values.join(", ").to_lowercase())
+                {
+                    self.set_isolation(isolation)?;
+                }
             }
             Set::SetTimeZone { value, .. } => self.settings.set("timezone", &setting_text(value))?,
             Set::SetNames { charset_name, .. } => self.settings.set("client_encoding", &charset_name.value)?,
-            Set::SetTransaction { modes, snapshot: None, .. } => self.set_transaction(modes)?,
+            Set::SetTransaction { modes, snapshot: None, session } => self.set_transaction(modes, *session)?,
             other => return Err(SqlError::unsupported(&other.to_string())),
         }
         Ok(Done::tag("SET"))
     }
 
-    fn set_transaction(&mut self, modes: &[TransactionMode]) -> Result<(), SqlError> {
+    /// Of the open transaction, or of all that the session begins from now on.
+    fn set_transaction(&mut self, modes: &[TransactionMode], is_for_session: bool) -> Result<(), SqlError> {
         for mode in modes {
             match mode {
-                TransactionMode::IsolationLevel(level) => check_isolation(*level)?,
+                TransactionMode::IsolationLevel(level) if is_for_session => {
+                    self.settings.isolation = isolation(*level)?;
+                }
+                TransactionMode::AccessMode(mode) if is_for_session => {
+                    self.settings.is_read_only = *mode == TransactionAccessMode::ReadOnly;
+                }
+                TransactionMode::IsolationLevel(level) => self.set_isolation(isolation(*level)?)?,
                 TransactionMode::AccessMode(mode) => {
                     // Outside of a transaction there is none that it could be said of.
                     if let TransactionState::Open { is_read_only, .. } = &mut self.state {
@@ -184,6 +210,22 @@ impl Session {
         Ok(())
     }
 
+    /// Of the open transaction, as long as it has not read anything.
+    fn set_isolation(&mut self, isolation: Isolation) -> Result<(), SqlError> {
+        match &mut self.state {
+            TransactionState::Open { transaction, .. } if transaction.isolation() == isolation => Ok(()),
+            TransactionState::Open { has_run: true, .. } => {
+                let message = "SET TRANSACTION ISOLATION LEVEL must be called before any query";
+                Err(SqlError::new(sqlstate::ACTIVE_TRANSACTION, message))
+            }
+            TransactionState::Open { transaction, .. } => {
+                transaction.set_isolation(isolation);
+                Ok(())
+            }
+            TransactionState::None | TransactionState::Failed => Ok(()),
+        }
+    }
+
     pub(super) fn show(&self, variable: &[Ident]) -> Result<RowStream, SqlError> {
         let words: Vec<String> = variable.iter().map(folded).collect();
         let name = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -192,7 +234,12 @@ impl Session {
             ["all"] => return self.show_all(),
             _ => words.join("."),
         };
-        let value = self.settings.value(&name).ok_or_else(|| unknown(&name))?;
+        let value = match &self.state {
+            TransactionState::Open { transaction, .. } if name == "transaction_isolation" => {
+                isolation_name(transaction.isolation()).to_owned()
+            }
+            _ => self.settings.value(&name).ok_or_else(|| unknown(&name))?,
+        };
         one_column(&name, std::iter::once(value.as_str()), self.engine.visible())
     }
 

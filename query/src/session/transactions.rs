@@ -9,7 +9,7 @@ use highwater_log::Lsn;
 use super::{Done, Session};
 use crate::error::SqlError;
 use crate::sqlstate;
-use crate::transaction::Transaction;
+use crate::transaction::{Isolation, Transaction};
 
 /// Whether the session is in a transaction.
 pub(super) enum TransactionState {
@@ -21,6 +21,8 @@ pub(super) enum TransactionState {
         has_failed: Arc<AtomicBool>,
         /// A statement runs. Found at the next one's beginning, it says that its future was dropped.
         is_running: bool,
+        /// It has read something, or may have.
+        has_run: bool,
     },
     /// A statement failed; only its end is left.
     Failed,
@@ -32,19 +34,20 @@ impl Session {
             let message = "there is already a transaction in progress";
             return Err(SqlError::new(sqlstate::ACTIVE_TRANSACTION, message));
         }
-        let mut is_read_only = self.settings.is_read_only();
+        let (mut is_read_only, mut level) = (self.settings.is_read_only(), self.settings.isolation());
         for mode in modes {
             match mode {
                 TransactionMode::AccessMode(mode) => is_read_only = *mode == TransactionAccessMode::ReadOnly,
-                TransactionMode::IsolationLevel(level) => check_isolation(*level)?,
+                TransactionMode::IsolationLevel(asked) => level = isolation(*asked)?,
             }
         }
         if as_of.is_some() && !is_read_only {
             return Err(SqlError::unsupported("AS OF LSN for a transaction that may write (say READ ONLY)"));
         }
-        let transaction = Box::new(self.snapshot(as_of).await?);
-        self.state =
-            TransactionState::Open { transaction, is_read_only, has_failed: Arc::default(), is_running: false };
+        let mut transaction = Box::new(self.snapshot(as_of).await?);
+        transaction.set_isolation(level);
+        let (has_failed, is_running, has_run) = (Arc::default(), false, false);
+        self.state = TransactionState::Open { transaction, is_read_only, has_failed, is_running, has_run };
         Ok(Done::tag("BEGIN"))
     }
 
@@ -69,12 +72,19 @@ impl Session {
 }
 
 /// READ COMMITTED and weaker are given REPEATABLE READ, as SHOW says.
-pub(super) fn check_isolation(level: TransactionIsolationLevel) -> Result<(), SqlError> {
+pub(super) fn isolation(level: TransactionIsolationLevel) -> Result<Isolation, SqlError> {
     match level {
-        TransactionIsolationLevel::Serializable => Err(SqlError::unsupported("SERIALIZABLE")),
+        TransactionIsolationLevel::Serializable => Ok(Isolation::Serializable),
         TransactionIsolationLevel::Snapshot => Err(SqlError::syntax("SNAPSHOT is no isolation level")),
         TransactionIsolationLevel::ReadUncommitted
         | TransactionIsolationLevel::ReadCommitted
-        | TransactionIsolationLevel::RepeatableRead => Ok(()),
+        | TransactionIsolationLevel::RepeatableRead => Ok(Isolation::Snapshot),
+    }
+}
+
+pub(super) const fn isolation_name(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::Snapshot => "repeatable read",
+        Isolation::Serializable => "serializable",
     }
 }

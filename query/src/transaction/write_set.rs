@@ -67,6 +67,10 @@ impl Transaction {
             }
         }
         builder.set.preconditions.extend(self.conditions);
+        if let Some(reads) = &self.source.reads {
+            let is_own = |table: TableId| self.catalog.own().contains_key(&table.value());
+            builder.set.preconditions.extend(reads.conditions(self.catalog.at(), is_own));
+        }
         // All of it was computed from what stood there then.
         builder.set.seen_at = Some(self.catalog.at());
         for (of, position) in self.positions {
@@ -206,17 +210,17 @@ impl Builder {
             }
         }
         let (empty_old, empty_new) = (BTreeSet::new(), BTreeSet::new());
-        for unique in table.uniques() {
-            let old = old_codes.get(&unique.storage).unwrap_or(&empty_old);
-            let new = new_codes.get(&unique.storage).unwrap_or(&empty_new);
+        for index in table.indexes().iter().filter(|index| index.is_unique) {
+            let old = old_codes.get(&index.storage).unwrap_or(&empty_old);
+            let new = new_codes.get(&index.storage).unwrap_or(&empty_new);
             for code in new.difference(old) {
-                self.set.preconditions.push(Precondition::Absent { space: unique.storage, key: code.clone() });
+                self.set.preconditions.push(Precondition::Absent { space: index.storage, key: code.clone() });
             }
             for code in old.union(new) {
                 if let Some(ahead) = &mut self.ahead {
-                    ahead.codes.push((unique.storage, code.clone(), new.contains(code)));
+                    ahead.codes.push((index.storage, code.clone(), new.contains(code)));
                 }
-                self.set.keys.push(row_write(unique.storage, code, new.contains(code)));
+                self.set.keys.push(row_write(index.storage, code, new.contains(code)));
             }
         }
         Ok(())
@@ -304,7 +308,7 @@ fn note_codes(
     key: &Bytes,
     codes: &mut BTreeMap<StorageId, BTreeSet<Bytes>>,
 ) -> Result<(), SqlError> {
-    for (index, code) in unique_codes(table, row, key)? {
+    for (index, code) in unique_codes(table, row, key, |_, _| Ok(()))? {
         codes.entry(index).or_default().insert(code);
     }
     Ok(())

@@ -1,23 +1,15 @@
-//! `information_schema`: the catalog as tables, in the columns that PostgreSQL's clients ask for.
+//! `information_schema`: the catalog in the columns that PostgreSQL's clients ask for.
 
-use std::sync::Arc;
-
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema};
 use highwater_log::schema::TableSchema;
-use highwater_log::value::{ColumnType, ElementType, Value};
+use highwater_log::value::{ColumnType, ElementType};
 
-use crate::catalog::CatalogView;
-use crate::error::SqlError;
+use super::{Cell, Column, INTEGER, TEXT, number, text, yes_no};
+use crate::catalog::{CatalogView, primary_key_name};
 use crate::providers::CATALOG;
-use crate::types::{self, ColumnBuilder};
 
-/// The schema's name.
-pub(crate) const NAMESPACE: &str = "information_schema";
-
-/// The table of this name, filled; `None`: there is none.
-pub(crate) fn table(name: &str, view: &CatalogView) -> Result<Option<RecordBatch>, SqlError> {
-    let (columns, rows): (&[Column], Vec<Vec<Cell>>) = match name {
+/// The columns and rows of the table of this name; `None`: there is none.
+pub(super) fn table(name: &str, view: &CatalogView) -> Option<(&'static [Column], Vec<Vec<Cell>>)> {
+    Some(match name {
         "schemata" => (&SCHEMATA, view.namespaces().into_iter().map(schema_row).collect()),
         "tables" => (&TABLES, view.tables().iter().map(|table| table_row(table.schema())).collect()),
         "columns" => (&COLUMNS, view.tables().iter().flat_map(|table| column_rows(table.schema())).collect()),
@@ -27,29 +19,8 @@ pub(crate) fn table(name: &str, view: &CatalogView) -> Result<Option<RecordBatch
         "key_column_usage" => {
             (&KEY_COLUMN_USAGE, view.tables().iter().flat_map(|table| key_rows(table.schema())).collect())
         }
-        _ => return Ok(None),
-    };
-    batch(columns, &rows).map(Some)
-}
-
-type Column = (&'static str, ElementType);
-
-enum Cell {
-    Text(String),
-    Number(i32),
-    Null,
-}
-
-fn text(text: impl Into<String>) -> Cell {
-    Cell::Text(text.into())
-}
-
-fn number(number: usize) -> Cell {
-    Cell::Number(i32::try_from(number).unwrap_or(i32::MAX))
-}
-
-fn yes_no(is_so: bool) -> Cell {
-    text(if is_so { "YES" } else { "NO" })
+        _ => return None,
+    })
 }
 
 fn schema_row(name: String) -> Vec<Cell> {
@@ -106,8 +77,7 @@ fn constraints(schema: &TableSchema) -> Vec<(String, &'static str, Vec<String>)>
     };
     let mut found = Vec::new();
     if !schema.primary_key.is_empty() {
-        let name = schema.primary_key_name.clone().unwrap_or_else(|| format!("{}_pkey", schema.name));
-        found.push((name, "PRIMARY KEY", names(&schema.primary_key)));
+        found.push((primary_key_name(schema).into_owned(), "PRIMARY KEY", names(&schema.primary_key)));
     }
     found.extend(schema.uniques.iter().map(|unique| (unique.name.clone(), "UNIQUE", names(&unique.columns))));
     found
@@ -147,25 +117,6 @@ fn key_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
     .collect()
 }
 
-fn batch(columns: &[Column], rows: &[Vec<Cell>]) -> Result<RecordBatch, SqlError> {
-    let fields: Vec<Field> =
-        columns.iter().map(|(name, element)| types::field(name, (*element).into(), true)).collect();
-    let mut builders: Vec<_> = columns.iter().map(|(_, element)| ColumnBuilder::new((*element).into())).collect();
-    for row in rows {
-        for (cell, builder) in row.iter().zip(&mut builders) {
-            builder.append(match cell {
-                Cell::Text(text) => Some(Value::Text(text)),
-                Cell::Number(number) => Some(Value::Integer(*number)),
-                Cell::Null => None,
-            })?;
-        }
-    }
-    let arrays = builders.iter_mut().map(ColumnBuilder::finish).collect();
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
-}
-
-const TEXT: ElementType = ElementType::Text;
-const INTEGER: ElementType = ElementType::Integer;
 const SCHEMATA: [Column; 3] = [("catalog_name", TEXT), ("schema_name", TEXT), ("schema_owner", TEXT)];
 const TABLES: [Column; 5] = [
     ("table_catalog", TEXT),
