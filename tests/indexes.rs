@@ -207,6 +207,27 @@ fn values_too_long_for_an_index_are_refused_and_fail_one_that_comes_later() {
 }
 
 #[test]
+fn an_index_that_gets_ready_is_in_nobody_elses_way() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        fill(&database, 60_000).await;
+        let mut writer = database.begin().await.unwrap();
+        // Begun in a transaction, it is waited for by nobody.
+        database.sql("BEGIN; CREATE INDEX t_a ON t (a); COMMIT").await.unwrap();
+        let mut session = database.begin().await.unwrap();
+        session.execute("CREATE TABLE q (id integer PRIMARY KEY); INSERT INTO q VALUES (1)").await.unwrap();
+        session.execute("CREATE INDEX ON q (id)").await.unwrap();
+        while state(&database, "t_a").await != "ready" {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        session.execute("COMMIT").await.unwrap();
+        writer.execute("INSERT INTO t VALUES (-1, 1, 'read before the index began')").await.unwrap();
+        let error = writer.execute("COMMIT").await.unwrap_err();
+        assert_eq!(error.sqlstate, sqlstate::SERIALIZATION_FAILURE);
+    });
+}
+
+#[test]
 fn a_query_goes_by_the_index_that_leaves_the_fewest_rows() {
     runtime().block_on(async {
         let database = Database::in_memory().unwrap();

@@ -18,7 +18,7 @@ use highwater_log::position::{IndexId, StorageId, TableId};
 use highwater_log::row::CodecError;
 use highwater_log::schema::{CatalogEntry, IndexSchema, IndexState, TableSchema};
 use highwater_log::sequencer::{
-    CATALOG_SPACE, Durability, KeyName, KeyRange, KeyWrite, Precondition, WriteSet, catalog_index_key,
+    CATALOG_SPACE, Durability, KeyName, KeyWrite, Precondition, WriteSet, catalog_index_key,
 };
 use highwater_log::{Change, Lsn, Pauses};
 use highwater_materializers::{Backfill, FoldError, Index, ReadPin, StoredRow, Table};
@@ -27,7 +27,7 @@ use crate::ddl::{BegunIndex, describe_key, duplicate};
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::interrupt::Interrupt;
-use crate::rows::SeenRow;
+use crate::rows::{SeenRow, of_key};
 use crate::sqlstate;
 use crate::transaction::Transaction;
 
@@ -192,12 +192,13 @@ fn described(engine: &Engine, table: &Arc<Table>, index: &Index, row: StoredRow)
 /// Commits how far an index has come; nothing, when it is no longer what it was.
 fn set_state(engine: &Engine, table: TableId, index: &IndexSchema, state: IndexState) -> Result<(), SqlError> {
     tracing::info!(index = %index.name, table = %table, ?state, "an index has come further");
-    change(engine, table, index, |at, mut schema, place| {
+    change(engine, table, index, |at, current, place| {
+        let mut schema = current.schema().clone();
         schema.indexes[place].state = state.clone();
         match state {
             // From there on writers see what lies beneath.
             IndexState::Checking => fenced(engine.transaction(at)?, schema),
-            _ => Ok(unfenced(at, index, schema)),
+            _ => Ok(unfenced(at, current.written(), index, schema)),
         }
     })
 }
@@ -205,7 +206,8 @@ fn set_state(engine: &Engine, table: TableId, index: &IndexSchema, state: IndexS
 /// Begins an index again, with nothing in it.
 fn begin_anew(engine: &Engine, table: TableId, index: &IndexSchema) -> Result<(), SqlError> {
     tracing::info!(index = %index.name, table = %table, "an index is begun anew");
-    change(engine, table, index, |at, mut schema, place| {
+    change(engine, table, index, |at, current, place| {
+        let mut schema = current.schema().clone();
         let mut transaction = engine.transaction(at)?;
         let index = &mut schema.indexes[place];
         index.storage = StorageId::new(transaction.catalog.take_id());
@@ -220,14 +222,13 @@ fn change(
     engine: &Engine,
     table: TableId,
     index: &IndexSchema,
-    changed: impl Fn(Lsn, TableSchema, usize) -> Result<WriteSet, SqlError>,
+    changed: impl Fn(Lsn, &Table, usize) -> Result<WriteSet, SqlError>,
 ) -> Result<(), SqlError> {
     loop {
         let at = engine.visible();
         let Some(current) = engine.folds().catalog().table(table, at) else { return Ok(()) };
-        let schema = current.schema().clone();
-        let Some(place) = schema.indexes.iter().position(|known| known == index) else { return Ok(()) };
-        match engine.sequencer().commit_blocking(changed(at, schema, place)?).map_err(SqlError::from) {
+        let Some(place) = current.schema().indexes.iter().position(|known| known == index) else { return Ok(()) };
+        match engine.sequencer().commit_blocking(changed(at, &current, place)?).map_err(SqlError::from) {
             Ok(_) => return Ok(()),
             Err(error) if error.is_retryable() => {}
             Err(error) => return Err(error),
@@ -242,12 +243,18 @@ fn fenced(mut transaction: Transaction, mut schema: TableSchema) -> Result<Write
     transaction.into_write_set(Durability::Synced)
 }
 
-/// A change that matters to readers alone: the table's version stays, and with it all that is being written.
-fn unfenced(at: Lsn, index: &IndexSchema, schema: TableSchema) -> WriteSet {
+/// A change that matters to readers alone: the table's version, which commit `written` wrote, stays, and with it all that is being
+/// written.
+fn unfenced(at: Lsn, written: Lsn, index: &IndexSchema, schema: TableSchema) -> WriteSet {
     let key = KeyName::Bytes(catalog_index_key(index.id));
     let object = schema.id.value();
+    let unchanged = schema.indexes.iter().map(|index| {
+        let range = of_key(&catalog_index_key(index.id));
+        Precondition::RangeUnchanged { space: CATALOG_SPACE, range, since: at }
+    });
+    let as_it_was = Precondition::SchemaAt { table: schema.id, version: written };
     WriteSet {
-        preconditions: vec![Precondition::RangeUnchanged { space: CATALOG_SPACE, range: KeyRange::all(), since: at }],
+        preconditions: std::iter::once(as_it_was).chain(unchanged).collect(),
         keys: vec![KeyWrite { space: CATALOG_SPACE, key, is_present: true }],
         changes: vec![Change::Catalog { object, entry: Some(CatalogEntry::Table(schema).to_json().into()) }],
         ..WriteSet::default()

@@ -1,5 +1,7 @@
 //! Statements out of text: limits first, then the parser, and our own words at the end.
 
+mod distinct;
+
 use datafusion::sql::sqlparser::ast::Statement;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -39,7 +41,10 @@ pub fn parse(sql: &str) -> Result<Vec<Parsed>, SqlError> {
 /// An expression, as a stored DEFAULT holds it.
 pub(crate) fn parse_expression(sql: &str) -> Result<datafusion::sql::sqlparser::ast::Expr, SqlError> {
     let parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(sql);
-    parser.and_then(|mut parser| parser.parse_expr()).map_err(|error| SqlError::syntax(error.to_string()))
+    let expr = parser.and_then(|mut parser| parser.parse_expr());
+    let mut expr = expr.map_err(|error| SqlError::syntax(error.to_string()))?;
+    distinct::rebind(&mut expr);
+    Ok(expr)
 }
 
 fn parse_one(tokens: &[TokenWithSpan]) -> Result<Option<Parsed>, SqlError> {
@@ -52,7 +57,8 @@ fn parse_one(tokens: &[TokenWithSpan]) -> Result<Option<Parsed>, SqlError> {
     let as_of = take_as_of(&mut tokens)?;
     let mut parser =
         Parser::new(&PostgreSqlDialect {}).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(tokens);
-    let statement = parser.parse_statement().map_err(|error| SqlError::syntax(error.to_string()))?;
+    let mut statement = parser.parse_statement().map_err(|error| SqlError::syntax(error.to_string()))?;
+    distinct::rebind(&mut statement);
     match parser.peek_token().token {
         Token::EOF => Ok(Some(Parsed { statement, as_of })),
         unexpected => Err(SqlError::syntax(format!("syntax error at or near \"{unexpected}\""))),

@@ -177,6 +177,13 @@ pub fn catalog_index_key(index: IndexId) -> Bytes {
     [&b"i"[..], &index.value().to_be_bytes()].concat().into()
 }
 
+/// The keys of [`CATALOG_SPACE`] of objects and names: all but those of how far indexes have come.
+#[must_use]
+pub const fn catalog_definitions() -> KeyRange {
+    // Behind `i`: `n` and `o`.
+    KeyRange { start: Bytes::from_static(b"n"), end: None }
+}
+
 /// The object that a key of [`CATALOG_SPACE`] is of; `None` for the key of a name or an index.
 #[must_use]
 pub fn catalog_object(key: &[u8]) -> Option<u64> {

@@ -10,14 +10,15 @@ use highwater_log::position::{RowId, SchemaVersion, StorageId, TableId};
 use highwater_log::row::Row;
 use highwater_log::schema::{CatalogEntry, TableSchema};
 use highwater_log::sequencer::{
-    CATALOG_SPACE, Durability, KeyName, KeyRange, KeyWrite, Precondition, WriteSet, catalog_key, catalog_name_key,
+    CATALOG_SPACE, Durability, KeyName, KeyWrite, Precondition, WriteSet, catalog_definitions, catalog_index_key,
+    catalog_key, catalog_name_key,
 };
 use highwater_materializers::{StoredRow, Table, TableRow};
 
 use super::{Transaction, unique_codes};
 use crate::catalog::OwnEntry;
 use crate::error::SqlError;
-use crate::rows::{AheadWrites, RowWrite, SeenRow};
+use crate::rows::{AheadWrites, RowWrite, SeenRow, of_key};
 
 impl Transaction {
     /// The write set that commits the transaction; empty when it changed nothing in the end.
@@ -115,6 +116,11 @@ impl Builder {
                 continue;
             }
             has_changes = true;
+            // How far an index has come is nobody's business but its own table's.
+            for index in old_table.iter().flat_map(|table| &table.schema().indexes) {
+                let range = of_key(&catalog_index_key(index.id));
+                self.set.preconditions.push(Precondition::RangeUnchanged { space: CATALOG_SPACE, range, since: at });
+            }
             if let Some(name) = old_name {
                 names.entry(name).or_insert(false);
             }
@@ -145,7 +151,7 @@ impl Builder {
         }
         if has_changes {
             // Changes of the catalog are rare: each is made on the one before it.
-            let (space, range) = (CATALOG_SPACE, KeyRange::all());
+            let (space, range) = (CATALOG_SPACE, catalog_definitions());
             self.set.preconditions.push(Precondition::RangeUnchanged { space, range, since: at });
         }
         Ok(tables)
