@@ -61,6 +61,12 @@ pub trait CommitLog: Send + Sync + 'static {
     /// [`LogError::BelowRetained`], [`LogError::BeyondDurable`], [`LogError::Poisoned`].
     fn read_after(&self, after: Lsn) -> Result<LogReader, LogError>;
 
+    /// About how many bytes the log keeps of durable commits after `after`: the cost of whoever has still to read them.
+    ///
+    /// # Errors
+    /// [`LogError::Io`].
+    fn bytes_after(&self, after: Lsn) -> Result<u64, LogError>;
+
     /// What the base image is of, if there is one.
     fn base(&self) -> Option<Lsn> {
         None

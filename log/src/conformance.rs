@@ -24,6 +24,7 @@ pub fn run<L: CommitLog>(mut fresh: impl FnMut() -> L) {
     a_commit_of_many_parts_reads_back_whole(&fresh());
     a_position_beyond_the_durable_end_is_refused(&fresh());
     an_empty_group_changes_nothing(&fresh());
+    what_lies_behind_a_commit_is_measured(&fresh());
     a_base_image_reads_back_and_takes_the_place_of_the_one_before(&fresh());
     commits_are_trimmed_as_far_as_the_base_image_goes_and_never_the_last(&fresh());
     readers_do_not_disturb_one_another_nor_the_writer(fresh());
@@ -195,6 +196,18 @@ fn a_position_beyond_the_durable_end_is_refused<L: CommitLog>(log: &L) {
     log.make_durable().expect("a sync");
     assert!(log.read_after(Lsn::new(2)).is_ok());
     assert!(matches!(log.read_after(Lsn::new(3)), Err(LogError::BeyondDurable { .. })));
+}
+
+fn what_lies_behind_a_commit_is_measured<L: CommitLog>(log: &L) {
+    let commits: Vec<_> = (1..=64).map(|lsn| sample_commit(Lsn::new(lsn), 1, 32 * 1024)).collect();
+    let total: usize = commits.iter().map(EncodedCommit::byte_len).sum();
+    log.append(log.epoch(), Lsn::ORIGIN, &Group { commits }).expect("an append");
+    log.make_durable().expect("a sync");
+    let behind = |after: u64| log.bytes_after(Lsn::new(after)).expect("measured");
+    assert!((0..64).all(|after| behind(after) >= behind(after + 1)), "less lies behind a later one");
+    assert!(behind(0) >= total as u64, "all of it lies behind the beginning");
+    assert!(behind(32) >= total as u64 / 2, "half of it lies behind the middle");
+    assert!(behind(64) <= total as u64 / 8, "next to nothing lies behind the end");
 }
 
 fn an_empty_group_changes_nothing<L: CommitLog>(log: &L) {

@@ -94,6 +94,13 @@ impl CommitLog for MemoryLog {
         Ok(LogReader::new(after, self.durable(), Box::new(MemorySource(Arc::clone(&self.kept)))))
     }
 
+    fn bytes_after(&self, after: Lsn) -> Result<u64, LogError> {
+        let kept = self.kept();
+        let durable = *self.durable.borrow();
+        let behind = kept.commits.iter().filter(|commit| after < commit.lsn() && commit.lsn() <= durable);
+        Ok(behind.map(|commit| commit.byte_len() as u64).sum())
+    }
+
     fn base(&self) -> Option<Lsn> {
         self.kept().base.as_ref().map(|(lsn, _)| *lsn)
     }

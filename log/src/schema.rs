@@ -17,6 +17,8 @@ pub enum CatalogEntry {
     Namespace(Namespace),
     /// A table.
     Table(TableSchema),
+    /// A feed that has a name.
+    Feed(FeedSchema),
 }
 
 impl CatalogEntry {
@@ -103,6 +105,32 @@ impl TableSchema {
     pub fn column_named(&self, name: &str) -> Option<&ColumnSchema> {
         self.columns.iter().find(|column| column.name == name)
     }
+}
+
+/// A feed that has a name: what it tells. How far its reader has come is a position ([`crate::Change::Position`]) of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedSchema {
+    /// Its name.
+    pub name: String,
+    /// What it tells of which tables; at least one.
+    pub tables: Vec<FeedTable>,
+}
+
+/// What a feed tells of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedTable {
+    /// The table.
+    pub table: TableId,
+    /// The table's version whose columns the two texts name. Later versions are seen through its column ids.
+    pub version: SchemaVersion,
+    /// The SQL expression of which rows it tells; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// The items of a SELECT list that it tells of a row; `None`: all columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<String>,
 }
 
 /// A column of a table.

@@ -455,6 +455,10 @@ impl CommitLog for SegmentedLog {
         Reading::read_after(&self.shared.reading, after)
     }
 
+    fn bytes_after(&self, after: Lsn) -> Result<u64, LogError> {
+        self.shared.reading.bytes_after(after)
+    }
+
     fn base(&self) -> Option<Lsn> {
         *self.shared.reading.base()
     }

@@ -50,6 +50,8 @@ pub use self::write_set::{
 
 /// A buffered commit is synced at most this much later.
 pub const BUFFERED_DELAY_MAX: Duration = Duration::from_millis(10);
+/// A deferred commit is synced at most this much later.
+pub const DEFERRED_DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// Bounds of a sequencer.
 #[derive(Clone, Debug)]
@@ -101,8 +103,8 @@ struct State {
     teller: Teller,
     /// The group before it, and its last commit.
     before: (Lsn, Arc<Verdict>),
-    /// When the oldest buffered commit came, if no synced one is pending.
-    buffered_since: Option<Duration>,
+    /// When what is pending is to be synced at the latest, if no synced commit is among it; on the monotonic clock.
+    sync_due: Option<Duration>,
     is_sync_wanted: bool,
     stopped: Option<Arc<str>>,
     is_closing: bool,
@@ -155,7 +157,7 @@ impl Sequencer {
             pending: Vec::new(),
             teller: Teller::default(),
             before: (stamp.lsn, Verdict::told(GroupEnd::Durable { applied: stamp.lsn, unread: None })),
-            buffered_since: None,
+            sync_due: None,
             is_sync_wanted: false,
             stopped: None,
             is_closing: false,
@@ -192,7 +194,7 @@ impl Sequencer {
         let durability = set.durability;
         let accepted = self.submit(set, Drive::Thread, None).await?;
         match durability {
-            Durability::Buffered => Ok(Acknowledgement::Buffered(accepted)),
+            Durability::Buffered | Durability::Deferred => Ok(Acknowledgement::Buffered(accepted)),
             Durability::Synced => accepted.wait().await.map(Acknowledgement::Committed),
         }
     }
@@ -229,6 +231,12 @@ impl Sequencer {
         state.stopped.get_or_insert_with(|| cause.into());
         drop(state);
         self.shared.wake.notify_all();
+    }
+
+    /// Has what is pending synced now.
+    pub fn sync_pending(&self) {
+        self.shared.state().is_sync_wanted = true;
+        self.shared.wake.notify_one();
     }
 
     /// Accepts writes again after the keeper had failed and has caught up with everything durable. `false`: commits are still on
@@ -401,7 +409,7 @@ impl Shared {
         seen: Lsn,
     ) -> Accepted {
         let is_all_seen = seen >= state.core.accepted();
-        let is_synced = set.durability == Durability::Synced;
+        let (is_synced, patience) = (set.durability == Durability::Synced, set.durability.patience());
         // They have served, and take time to drop, which is not to be spent under the lock.
         let _conditions = std::mem::take(&mut set.preconditions);
         let commit = state.core.stamp(set, self.clock.unix_micros());
@@ -412,14 +420,17 @@ impl Shared {
         let chain = Chain { run: Some(state.run), seen: if is_all_seen { commit.lsn } else { seen } };
         let verdict = Arc::clone(state.teller.verdict());
         let accepted = Accepted { lsn: commit.lsn, first_row, is_duplicate: false, chain, verdict };
-        let is_first = state.pending.is_empty();
         state.pending.push(Pending { commit: Arc::new(commit), room: room.num_permits() });
         room.forget();
         let wakes = if is_synced {
             !std::mem::replace(&mut state.is_sync_wanted, true)
         } else {
-            state.buffered_since.get_or_insert_with(|| self.clock.monotonic());
-            is_first
+            let due = self.clock.monotonic() + patience;
+            let is_sooner = state.sync_due.is_none_or(|known| due < known);
+            if is_sooner {
+                state.sync_due = Some(due);
+            }
+            is_sooner
         };
         drop(state);
         if wakes && drive == Drive::Thread {

@@ -14,7 +14,8 @@ use highwater_log::frame::{self, FrameHeader, FrameKind, FrameSeed};
 use highwater_log::position::{ColumnId, CommitTime, IndexId, RowId, SchemaVersion, SegmentId, StorageId, TableId};
 use highwater_log::row::RowLayout;
 use highwater_log::schema::{
-    CatalogEntry, ColumnSchema, IndexSchema, IndexState, IndexedColumn, Namespace, TableSchema, UniqueSchema,
+    CatalogEntry, ColumnSchema, FeedSchema, FeedTable, IndexSchema, IndexState, IndexedColumn, Namespace, TableSchema,
+    UniqueSchema,
 };
 use highwater_log::value::{Array, ColumnType, ElementType, Interval, Value};
 use highwater_log::{
@@ -180,6 +181,23 @@ fn indexes_are_stored_as_ever() {
     let json = entry.to_json();
     assert_eq!(CatalogEntry::from_json(&json).unwrap(), entry);
     assert_golden("catalog-entry-with-indexes", &json);
+}
+
+#[test]
+fn feeds_are_stored_as_ever() {
+    let told = |table: u64, text: Option<&str>| FeedTable {
+        table: TableId::new(table),
+        version: SchemaVersion::new(3),
+        filter: text.map(|text| format!("{text} > 1")),
+        columns: text.map(str::to_owned),
+    };
+    let entry = CatalogEntry::Feed(FeedSchema {
+        name: "to-search".to_owned(),
+        tables: vec![told(4, None), told(5, Some("v"))],
+    });
+    let json = entry.to_json();
+    assert_eq!(CatalogEntry::from_json(&json).unwrap(), entry);
+    assert_golden("catalog-entry-of-a-feed", &json);
 }
 
 fn commit(lsn: u64) -> EncodedCommit {

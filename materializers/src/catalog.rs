@@ -12,7 +12,7 @@ use highwater_log::base::{BaseRecord, BaseState};
 use highwater_log::checked_json;
 use highwater_log::env::Disk;
 use highwater_log::position::{SchemaVersion, StorageId, TableId};
-use highwater_log::schema::{CatalogEntry, Namespace, TableSchema};
+use highwater_log::schema::{CatalogEntry, FeedSchema, Namespace, TableSchema};
 use highwater_log::sequencer::{KeyRange, catalog_index_key, catalog_key, catalog_name_key, catalog_object};
 use highwater_log::{Change, Commit, LogId, Lsn};
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,7 @@ struct Version {
 enum Entry {
     Namespace(Arc<Namespace>),
     Table(Arc<Table>),
+    Feed(Arc<FeedSchema>),
 }
 
 /// What a checkpoint holds.
@@ -164,8 +165,16 @@ impl Catalog {
     pub fn table(&self, id: TableId, at: Lsn) -> Option<Arc<Table>> {
         match self.read().entry(id.value(), at)?.1 {
             Entry::Table(table) => Some(Arc::clone(table)),
-            Entry::Namespace(_) => None,
+            Entry::Namespace(_) | Entry::Feed(_) => None,
         }
+    }
+
+    /// Whether the table of this id was there before `at`, and is not any more.
+    #[must_use]
+    pub fn is_dropped(&self, id: TableId, at: Lsn) -> bool {
+        let state = self.read();
+        let versions = state.objects.get(&id.value()).map_or(&[][..], Vec::as_slice);
+        versions.iter().rev().find(|version| version.lsn <= at).is_some_and(|version| version.entry.is_none())
     }
 
     /// The table as this schema version defines it, dropped or not.
@@ -180,9 +189,20 @@ impl Catalog {
         let state = self.read();
         let tables = state.entries(at).filter_map(|(_, _, entry)| match entry {
             Entry::Table(table) => Some(Arc::clone(table)),
-            Entry::Namespace(_) => None,
+            Entry::Namespace(_) | Entry::Feed(_) => None,
         });
         tables.collect()
+    }
+
+    /// All feeds that have a name at `at`, each with its object id and the commit that made it, by id.
+    #[must_use]
+    pub fn feeds(&self, at: Lsn) -> Vec<(u64, Lsn, Arc<FeedSchema>)> {
+        let state = self.read();
+        let feeds = state.entries(at).filter_map(|(object, made, entry)| match entry {
+            Entry::Feed(feed) => Some((object, made, Arc::clone(feed))),
+            Entry::Namespace(_) | Entry::Table(_) => None,
+        });
+        feeds.collect()
     }
 
     /// The names of all namespaces at `at`, [`PUBLIC`](Catalog::PUBLIC) among them.
@@ -193,7 +213,7 @@ impl Catalog {
             .entries(at)
             .filter_map(|(_, _, entry)| match entry {
                 Entry::Namespace(namespace) => Some(namespace.name.clone()),
-                Entry::Table(_) => None,
+                Entry::Table(_) | Entry::Feed(_) => None,
             })
             .collect();
         names.sort_unstable();
@@ -214,7 +234,7 @@ impl Catalog {
     pub fn namespace(&self, object: u64, at: Lsn) -> Option<String> {
         match self.read().entry(object, at)?.1 {
             Entry::Namespace(namespace) => Some(namespace.name.clone()),
-            Entry::Table(_) => None,
+            Entry::Table(_) | Entry::Feed(_) => None,
         }
     }
 
@@ -289,15 +309,18 @@ impl Catalog {
         let state = self.read();
         let keys = state.entries(at).flat_map(|(object, lsn, entry)| {
             let (name, indexes) = match entry {
-                Entry::Namespace(namespace) => (catalog_name_key(&namespace.name, ""), &[][..]),
+                Entry::Namespace(namespace) => (Some(catalog_name_key(&namespace.name, "")), &[][..]),
                 Entry::Table(table) => {
                     let schema = table.schema();
-                    (catalog_name_key(&schema.namespace, &schema.name), &schema.indexes[..])
+                    (Some(catalog_name_key(&schema.namespace, &schema.name)), &schema.indexes[..])
                 }
+                // Whoever makes one looks for its name among them all.
+                Entry::Feed(_) => (None, &[][..]),
             };
             let indexes = indexes.iter().map(move |index| (catalog_index_key(index.id), lsn));
             let written = entry.written(lsn);
-            [(catalog_key(object), written), (name, written)].into_iter().chain(indexes)
+            let name = name.map(|name| (name, written));
+            [(catalog_key(object), written)].into_iter().chain(name).chain(indexes)
         });
         keys.collect()
     }
@@ -390,6 +413,7 @@ impl State {
     fn put(&mut self, lsn: Lsn, object: u64, entry: Option<CatalogEntry>) {
         let entry = entry.map(|entry| match entry {
             CatalogEntry::Namespace(namespace) => Entry::Namespace(Arc::new(namespace)),
+            CatalogEntry::Feed(feed) => Entry::Feed(Arc::new(feed)),
             CatalogEntry::Table(schema) => {
                 self.next_id = ids_of(&schema).fold(self.next_id, |next, id| next.max(id + 1));
                 let names = self.named.entry(schema.namespace.clone()).or_default();
@@ -443,7 +467,7 @@ impl Entry {
     /// The commit that wrote what writers have to know of an entry that stands since `lsn`.
     fn written(&self, lsn: Lsn) -> Lsn {
         match self {
-            Self::Namespace(_) => lsn,
+            Self::Namespace(_) | Self::Feed(_) => lsn,
             Self::Table(table) => table.written(),
         }
     }
@@ -452,6 +476,7 @@ impl Entry {
         match self {
             Self::Namespace(namespace) => CatalogEntry::Namespace(Namespace::clone(namespace)),
             Self::Table(table) => CatalogEntry::Table(table.schema().clone()),
+            Self::Feed(feed) => CatalogEntry::Feed(FeedSchema::clone(feed)),
         }
     }
 }

@@ -64,6 +64,16 @@ pub enum FoldError {
         /// The earliest readable position.
         earliest: Lsn,
     },
+    /// Commits were to be trimmed away that a named feed has still to tell. Nothing was. Acknowledge them, or drop the feed.
+    #[error("commits up to lsn {to} cannot be trimmed: the feed {feed} has told up to lsn {after}")]
+    HeldByFeed {
+        /// Up to where was asked for.
+        to: Lsn,
+        /// The feed.
+        feed: String,
+        /// What its reader has acknowledged.
+        after: Lsn,
+    },
     /// The read lies beyond what is applied.
     #[error("lsn {at} is not applied yet; applied is {applied}")]
     NotApplied {

@@ -6,6 +6,7 @@
 
 mod catalog;
 mod error;
+mod feeds;
 mod kv;
 mod materializer;
 mod supervisor;
@@ -13,6 +14,7 @@ mod table;
 
 pub use catalog::Catalog;
 pub use error::FoldError;
+pub use feeds::{FeedHold, FeedPosition};
 pub use kv::{Backfill, Kv, KvOptions, ReadPin, StoredRow};
 pub use materializer::Materializer;
 pub use supervisor::{Materialized, Progress};

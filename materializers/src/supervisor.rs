@@ -13,6 +13,7 @@ use highwater_log::{Commit, CommitHeader, CommitLog, LogError, LogId, Lsn};
 
 use crate::catalog::Catalog;
 use crate::error::FoldError;
+use crate::feeds::FeedHold;
 use crate::kv::{Kv, KvOptions, ReadPin};
 use crate::materializer::Materializer;
 
@@ -131,19 +132,27 @@ impl Materialized {
         Ok(())
     }
 
-    /// Gives up the log's commits up to `to` (`None`: all that no read in the past may need), as far as whole segments go, and returns
-    /// the earliest commit that is left. Where something can go and the log's base image does not reach as far, or is damaged, a new one
+    /// Gives up the log's commits up to `to` (`None`: all that no read in the past and no named feed may need), as far as whole segments
+    /// go, and returns the earliest commit that is left. Where something can go and the log's base image does not reach as far, or is damaged, a new one
     /// is written first: of the earliest state that can still be read. That reads all rows, and takes its time; commits go on.
     ///
     /// # Errors
-    /// [`FoldError::StillReadable`] when reads may go back before `to`; [`FoldError::Log`], [`FoldError::Storage`]. Nothing was given up
+    /// [`FoldError::StillReadable`] when reads may go back before `to`, [`FoldError::HeldByFeed`] when a named feed has still to tell
+    /// commits up to there; [`FoldError::Log`], [`FoldError::Storage`]. Nothing was given up
     /// then, though after an error of the disk it may be by the next opening.
     pub fn trim(&self, log: &dyn CommitLog, to: Option<Lsn>) -> Result<Lsn, FoldError> {
         self.kv.move_history(self.env.clock.unix_micros());
-        let to = to.unwrap_or_else(|| self.kv.history_from());
+        let hold = self.feed_hold()?;
+        let to = to.unwrap_or_else(|| {
+            let history_from = self.kv.history_from();
+            hold.as_ref().map_or(history_from, |hold| hold.after.min(history_from))
+        });
         let pin = self.kv.pin_earliest()?;
         if to > pin.at() {
             return Err(FoldError::StillReadable { to, earliest: pin.at() });
+        }
+        if let Some(FeedHold { feed, after }) = hold.filter(|hold| to > hold.after) {
+            return Err(FoldError::HeldByFeed { to, feed, after });
         }
         if log.earliest_behind(to)? == log.earliest() {
             return Ok(log.earliest());

@@ -82,6 +82,10 @@ impl CommitLog for ReadOnlyLog {
         Reading::read_after(&self.reading, after)
     }
 
+    fn bytes_after(&self, after: Lsn) -> Result<u64, LogError> {
+        self.reading.bytes_after(after)
+    }
+
     fn base(&self) -> Option<Lsn> {
         *self.reading.base()
     }

@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::base;
-use super::directory::{Directory, Identity};
+use super::directory::{Directory, Identity, SEGMENT_HEADER_BYTES};
 use super::index::Index;
 use super::manifest::Manifest;
 use super::reader::SegmentSource;
 use crate::base::BaseReader;
+use crate::chain::Chain;
 use crate::commit_log::LogReader;
+use crate::env::Access;
 use crate::error::LogError;
+use crate::frame::{self, FRAME_HEADER_BYTES, FrameKind};
 use crate::position::{Lsn, SegmentId};
 use crate::tail::TailCache;
 
@@ -123,6 +126,50 @@ impl Reading {
 
     pub(super) fn earliest(&self) -> Lsn {
         self.first().1.next()
+    }
+
+    /// The last commit that is complete before a segment, by its first frame, and whether the segment begins between two commits;
+    /// `None` when nothing is in it yet.
+    pub(super) fn complete_before(&self, id: SegmentId) -> Result<Option<(Lsn, bool)>, LogError> {
+        let directory = &self.directory;
+        let path = directory.segment_path(id);
+        let file = directory.open(&path, Access::Read)?;
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        file.read_at(&mut bytes, SEGMENT_HEADER_BYTES).map_err(directory.failed("read", &path))?;
+        let seed = self.identity.seed();
+        let checked = frame::decode_header(seed, SEGMENT_HEADER_BYTES, &bytes).ok();
+        let header = checked.map(|checked| checked.header).filter(|header| header.segment == id);
+        Ok(header.map(|header| {
+            let continues = header.kind == FrameKind::Commit && !header.is_first;
+            (Chain::complete_before(&header), !continues)
+        }))
+    }
+
+    /// About how many bytes of durable commits lie behind `after`.
+    pub(super) fn bytes_after(&self, after: Lsn) -> Result<u64, LogError> {
+        let (active, end) = *self.durable_end();
+        let mut bytes = 0;
+        for id in (self.first_segment().value()..=active.value()).rev().map(SegmentId::new) {
+            let length = if id == active { end } else { self.segment_bytes(id)? };
+            let begins_before = match id == active && end <= SEGMENT_HEADER_BYTES {
+                true => None,
+                false => self.complete_before(id)?,
+            };
+            if begins_before.is_none_or(|(complete, _)| complete > after) {
+                bytes += length.saturating_sub(SEGMENT_HEADER_BYTES);
+                continue;
+            }
+            let place = self.index().nearest(id, after.next());
+            let from = place.map_or(SEGMENT_HEADER_BYTES, |place| place.offset);
+            return Ok(bytes + length.saturating_sub(from));
+        }
+        Ok(bytes)
+    }
+
+    fn segment_bytes(&self, id: SegmentId) -> Result<u64, LogError> {
+        let path = self.directory.segment_path(id);
+        let file = self.directory.open(&path, Access::Read)?;
+        file.byte_len().map_err(self.directory.failed("look at", &path))
     }
 
     pub(super) fn check_poison(&self) -> Result<(), LogError> {

@@ -3,12 +3,9 @@
 use std::sync::PoisonError;
 
 use super::Shared;
-use super::directory::SEGMENT_HEADER_BYTES;
 use super::manifest::Sealed;
-use crate::chain::Chain;
 use crate::env::Access;
 use crate::error::LogError;
-use crate::frame::{self, FRAME_HEADER_BYTES, FrameKind};
 use crate::position::{Lsn, SegmentId};
 
 impl Shared {
@@ -74,30 +71,13 @@ impl Shared {
         let mut cut = None;
         // Behind the last sealed segment comes the active one.
         for id in (first.value()..=last_sealed.map_or(0, SegmentId::value)).map(|id| SegmentId::new(id).next()) {
-            match self.complete_before(id)? {
+            match self.reading.complete_before(id)? {
                 Some((complete, _)) if complete > to || complete >= durable => break,
                 Some((complete, is_between_commits)) if is_between_commits => cut = Some((id, complete)),
                 _ => {}
             }
         }
         Ok(cut)
-    }
-
-    /// The last commit that is complete before a segment, by its first frame, and whether the segment begins between two commits;
-    /// `None` when nothing is in it yet.
-    fn complete_before(&self, id: SegmentId) -> Result<Option<(Lsn, bool)>, LogError> {
-        let directory = &self.reading.directory;
-        let path = directory.segment_path(id);
-        let file = directory.open(&path, Access::Read)?;
-        let mut bytes = [0; FRAME_HEADER_BYTES];
-        file.read_at(&mut bytes, SEGMENT_HEADER_BYTES).map_err(directory.failed("read", &path))?;
-        let seed = self.reading.identity.seed();
-        let checked = frame::decode_header(seed, SEGMENT_HEADER_BYTES, &bytes).ok();
-        let header = checked.map(|checked| checked.header).filter(|header| header.segment == id);
-        Ok(header.map(|header| {
-            let continues = header.kind == FrameKind::Commit && !header.is_first;
-            (Chain::complete_before(&header), !continues)
-        }))
     }
 
     /// Puts the file of a trimmed segment aside, to become a segment again, unless there are enough, or its length is not that of the

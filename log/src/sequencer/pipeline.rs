@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use super::keeper::Applier;
 use super::outcome::CommitError;
 use super::verdict::GroupEnd;
-use super::{BUFFERED_DELAY_MAX, Pending, Shared, State};
+use super::{Pending, Shared, State};
 use crate::commit::{EncodedCommit, Group};
 use crate::error::LogError;
 use crate::position::Lsn;
@@ -24,7 +24,7 @@ impl Pipeline {
         let (pending, teller) = {
             let mut state = self.shared.state();
             state.is_sync_wanted = false;
-            state.buffered_since = None;
+            state.sync_due = None;
             if state.pending.is_empty() {
                 return 0;
             }
@@ -121,12 +121,14 @@ impl Shared {
             if state.is_closing {
                 return false;
             }
-            let Some(since) = state.buffered_since else {
+            let Some(due) = state.sync_due else {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let waited = self.clock.monotonic().saturating_sub(since);
-            let Some(left) = BUFFERED_DELAY_MAX.checked_sub(waited).filter(|left| !left.is_zero()) else { return true };
+            let left = due.saturating_sub(self.clock.monotonic());
+            if left.is_zero() {
+                return true;
+            }
             state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }

@@ -127,6 +127,9 @@ impl CommitLog for FailingLog {
     fn make_durable(&self) -> Result<Lsn, LogError> {
         self.inner.make_durable()
     }
+    fn bytes_after(&self, after: Lsn) -> Result<u64, LogError> {
+        self.inner.bytes_after(after)
+    }
     fn read_after(&self, after: Lsn) -> Result<LogReader, LogError> {
         self.inner.read_after(after)
     }
@@ -409,6 +412,38 @@ fn a_buffered_commit_is_answered_at_once_and_becomes_visible_with_the_next_sync(
     };
     assert_eq!(receipt.lsn, Lsn::new(2));
     assert_eq!(*sequencer.visible().borrow(), Lsn::new(2));
+}
+
+#[test]
+fn a_deferred_commit_rides_along_with_the_next_one_or_goes_alone_in_the_end() {
+    let rows = Arc::new(Rows::default());
+    let log = Arc::new(MemoryLog::new(LogId::from_bytes([1; 16])));
+    let options = SequencerOptions::default();
+    let sequencer =
+        Sequencer::start(log, Arc::<Rows>::clone(&rows), Box::new(rows), Arc::new(SystemClock::new()), options)
+            .unwrap();
+    let deferred = |key: &str| {
+        let set = WriteSet { durability: Durability::Deferred, ..put(key) };
+        match block_on(sequencer.commit(set)).unwrap() {
+            Acknowledgement::Buffered(outcome) => outcome,
+            Acknowledgement::Committed(_) => panic!("synced at once"),
+        }
+    };
+    let alone = deferred("a");
+    assert!(alone.try_outcome().is_none(), "it waits for others");
+    assert_eq!(alone.wait_blocking().unwrap().lsn, Lsn::new(1), "nobody came");
+    let riding = deferred("b");
+    block_on(sequencer.commit(put("c"))).unwrap();
+    // It is told with the group that it was in.
+    assert_eq!(riding.try_outcome().unwrap().unwrap().lsn, Lsn::new(2));
+    let riding = deferred("d");
+    let buffered = WriteSet { durability: Durability::Buffered, ..put("e") };
+    let Acknowledgement::Buffered(buffered) = block_on(sequencer.commit(buffered)).unwrap() else { panic!("synced") };
+    assert_eq!(buffered.wait_blocking().unwrap().lsn, Lsn::new(5));
+    assert!(riding.try_outcome().is_some(), "the buffered one did not wait for it");
+    let last = deferred("f");
+    sequencer.stop("the end");
+    assert_eq!(last.wait_blocking().unwrap().lsn, Lsn::new(6), "closing leaves nothing behind");
 }
 
 /// Half of the commits are driven by the thread, half by the writers.

@@ -1,5 +1,7 @@
 //! What a writer asks for: changes, and the conditions under which they are right.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::commit::{Change, ProducerSequence};
@@ -46,6 +48,22 @@ pub enum Durability {
     ///
     /// [`BUFFERED_DELAY_MAX`]: super::BUFFERED_DELAY_MAX
     Buffered,
+    /// As [`Durability::Buffered`], but it asks for a sync of its own only after [`DEFERRED_DELAY_MAX`]: bookkeeping that rides along
+    /// with the next commit that does.
+    ///
+    /// [`DEFERRED_DELAY_MAX`]: super::DEFERRED_DELAY_MAX
+    Deferred,
+}
+
+impl Durability {
+    /// How long a commit may wait for a sync that others ask for.
+    pub(super) const fn patience(self) -> Duration {
+        match self {
+            Self::Synced => Duration::ZERO,
+            Self::Buffered => super::BUFFERED_DELAY_MAX,
+            Self::Deferred => super::DEFERRED_DELAY_MAX,
+        }
+    }
 }
 
 /// A key that a commit writes.
