@@ -2,6 +2,7 @@
 
 mod exists;
 pub(crate) mod joins;
+mod membership;
 mod operators;
 mod own;
 
@@ -63,6 +64,7 @@ impl VisitorMut for Rewriter<'_> {
         if !query.locks.is_empty() {
             return ControlFlow::Break(SqlError::unsupported("FOR UPDATE, FOR SHARE"));
         }
+        membership::with_nulls(query);
         exists::as_values(query, &|function| {
             let gives_rows = ["unnest", "generate_series"].contains(&&*function.name.to_string().to_lowercase());
             function.over.is_none() && !gives_rows && !self.is_aggregate(function)
