@@ -144,6 +144,12 @@ impl From<highwater_query::SqlError> for CliError {
     }
 }
 
+impl From<highwater_changefeed::FeedError> for CliError {
+    fn from(error: highwater_changefeed::FeedError) -> Self {
+        Self::Sql(error.into())
+    }
+}
+
 impl From<highwater_connectors::sources::file::IngestError> for CliError {
     fn from(error: highwater_connectors::sources::file::IngestError) -> Self {
         Self::Ingest(error)

@@ -17,8 +17,9 @@ use highwater_proto::v1::ingest_request::Request as Fed;
 use highwater_proto::v1::sql_client::SqlClient;
 use highwater_proto::v1::subscribe_request::Request as Wanted;
 use highwater_proto::v1::{
-    CloseSessionRequest, Completion, ExecuteRequest, ExecuteResponse, Format, IngestRequest, IngestResponse,
-    IngestStart, OpenSessionRequest, SubscribeRequest, SubscribeResponse, SubscribeStart,
+    CloseSessionRequest, Completion, Cursor, DropFeedRequest, ExecuteRequest, ExecuteResponse, FeedStatus, Format,
+    IngestRequest, IngestResponse, IngestStart, ListFeedsRequest, OpenSessionRequest, SubscribeRequest,
+    SubscribeResponse, SubscribeStart,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -92,11 +93,32 @@ impl Client {
         Ok(RemoteSession { client: self.clone(), sql, id: opened.session, is_in_transaction: false })
     }
 
-    /// Follows tables, at the pace at which the answers are read.
-    pub(crate) async fn subscribe(&self, start: SubscribeStart) -> Result<Streaming<SubscribeResponse>, ClientError> {
-        let mut feeds = ChangefeedClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+    /// Follows tables, at the pace at which the answers are read, and tells what of a feed that has a name is dealt with.
+    pub(crate) async fn subscribe(
+        &self,
+        start: SubscribeStart,
+        acknowledged: mpsc::Receiver<Cursor>,
+    ) -> Result<Streaming<SubscribeResponse>, ClientError> {
         let first = SubscribeRequest { request: Some(Wanted::Start(start)) };
-        Ok(feeds.subscribe(futures::stream::iter([first])).await?.into_inner())
+        let acknowledged = ReceiverStream::new(acknowledged)
+            .map(|cursor| SubscribeRequest { request: Some(Wanted::Acknowledge(cursor)) });
+        let requests = futures::stream::iter([first]).chain(acknowledged);
+        Ok(self.changefeed().subscribe(requests).await?.into_inner())
+    }
+
+    /// The feeds that have a name.
+    pub(crate) async fn feeds(&self) -> Result<Vec<FeedStatus>, ClientError> {
+        Ok(self.changefeed().list_feeds(ListFeedsRequest {}).await?.into_inner().feeds)
+    }
+
+    /// Drops a feed that has a name; returns the commit that did.
+    pub(crate) async fn drop_feed(&self, name: &str) -> Result<Lsn, ClientError> {
+        let dropped = self.changefeed().drop_feed(DropFeedRequest { name: name.to_owned() }).await?;
+        Ok(Lsn::new(dropped.into_inner().commit_lsn))
+    }
+
+    fn changefeed(&self) -> ChangefeedClient<Channel> {
+        ChangefeedClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 }
 

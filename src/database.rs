@@ -5,13 +5,13 @@ mod upkeep;
 use std::path::Path;
 use std::sync::Arc;
 
-use highwater_changefeed::{Feed, FeedError, FeedOptions, FeedSource, FeedStart};
+use highwater_changefeed::{Feed, FeedError, FeedOptions, FeedSource, FeedStart, NamedFeeds, TableSpec};
 use highwater_log::env::Env;
 use highwater_log::sequencer::{Sequencer, SequencerOptions};
 use highwater_log::{
     Background, CommitLog, LogError, LogId, Lsn, MemoryLog, ReadOnlyLog, Scrubbed, SegmentedLog, SegmentedOptions,
 };
-use highwater_materializers::{Catalog, FoldError, KvOptions, Materialized, Progress};
+use highwater_materializers::{FoldError, KvOptions, Materialized, Progress};
 use highwater_query::{Engine, EngineOptions, Outcome, Session, SqlError};
 
 /// A database, open for reading and writing.
@@ -32,6 +32,7 @@ pub struct Database {
     folds: Materialized,
     sequencer: Sequencer,
     feeds: FeedSource,
+    named_feeds: NamedFeeds,
     log: Log,
     upkeep: Background,
     /// Where there is anything to write.
@@ -180,10 +181,13 @@ impl Database {
                 Some(builder.map_err(|source| OpenError::Io { action: "start a thread", source })?)
             }
         };
-        let feeds = FeedSource::new(Arc::clone(&log), folds.clone(), sequencer.visible());
+        let feeds = FeedSource::new(Arc::clone(&log), folds.clone(), sequencer.visible(), engine.feed_selector());
+        let (source, clock) = (feeds.clone(), Arc::clone(&env.clock));
+        let named_feeds = NamedFeeds::start(source, sequencer.clone(), clock, options.queries.read_only.is_some())
+            .map_err(|source| OpenError::Io { action: "start a thread", source })?;
         let upkeep = upkeep::start(folds.clone(), sequencer.clone(), log)
             .map_err(|source| OpenError::Io { action: "start a thread", source })?;
-        Ok(Self { engine, folds, sequencer, feeds, log: kind, upkeep, index_builder, _scratch: scratch })
+        Ok(Self { engine, folds, sequencer, feeds, named_feeds, log: kind, upkeep, index_builder, _scratch: scratch })
     }
 
     /// Runs statements in a session of their own, and returns what the last one answers.
@@ -215,9 +219,22 @@ impl Database {
     /// # Errors
     /// [`FeedError`] when it cannot begin there.
     pub fn subscribe(&self, tables: &[&str], from: FeedStart, options: FeedOptions) -> Result<Feed, FeedError> {
-        let names: Vec<(&str, &str)> =
-            tables.iter().map(|name| name.split_once('.').unwrap_or((Catalog::PUBLIC, name))).collect();
-        self.feeds.subscribe(&names, from, options)
+        let tables: Vec<TableSpec> = tables.iter().map(|name| TableSpec::whole(name)).collect();
+        self.subscribe_to(&tables, from, options)
+    }
+
+    /// A feed of what is selected of tables.
+    ///
+    /// # Errors
+    /// [`FeedError`] when it cannot begin there, or a selection means nothing.
+    pub fn subscribe_to(&self, tables: &[TableSpec], from: FeedStart, options: FeedOptions) -> Result<Feed, FeedError> {
+        self.feeds.subscribe(tables, from, options)
+    }
+
+    /// The feeds that have a name, and remember how far their reader has come.
+    #[must_use]
+    pub const fn named_feeds(&self) -> &NamedFeeds {
+        &self.named_feeds
     }
 
     /// The log's identity, which cursors carry.
@@ -277,8 +294,8 @@ impl Database {
     /// [`OpenError`]; nothing acknowledged is lost. Sessions that are still held keep the log from being marked as closed; that is
     /// only told in the program's log.
     pub fn close(self) -> Result<(), OpenError> {
-        let Self { engine, folds, sequencer, feeds, log, upkeep, index_builder, _scratch: scratch } = self;
-        drop((upkeep, index_builder, feeds));
+        let Self { engine, folds, sequencer, feeds, named_feeds, log, upkeep, index_builder, _scratch: scratch } = self;
+        drop((upkeep, index_builder, named_feeds, feeds));
         sequencer.stop("the database is closing");
         drop(engine);
         // With the last handle, the commit thread has ended.

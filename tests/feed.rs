@@ -6,8 +6,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::FutureExt;
-use highwater::format::{OwnedEvent, OwnedEvents, PlainLines};
-use highwater::{Batch, BatchKind, Cursor, Database, Feed, FeedError, FeedOptions, FeedStart, LogId, Lsn};
+use highwater::format::{Envelope, LineEncoder, OwnedEvent, OwnedEvents, PlainLines};
+use highwater::{
+    Batch, BatchKind, Cursor, Database, EncodeError, Feed, FeedError, FeedOptions, FeedStart, LogId, Lsn, TableSpec,
+};
+use highwater_changefeed::{Encoder, Event, SharedText};
+use highwater_log::env::simulated::Random;
 use serde_json::{Value, json};
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -367,4 +371,104 @@ fn a_slow_reader_reads_from_the_log_and_folds_to_the_same_rows() {
         drop(feed);
         database.close().unwrap();
     });
+}
+
+/// An encoder that counts what it is given to encode.
+struct Counting {
+    lines: Box<dyn LineEncoder>,
+    encoded: u64,
+}
+
+impl Encoder for Counting {
+    fn encode(&mut self, event: &Event<'_>) -> Result<(), EncodeError> {
+        self.encoded += 1;
+        self.lines.encode(event)
+    }
+
+    fn byte_len(&self) -> usize {
+        self.lines.byte_len()
+    }
+
+    fn shared(&mut self) -> Option<SharedText<'_>> {
+        self.lines.shared()
+    }
+}
+
+/// Feeds that tell the same take commits from one another; what each tells is what it would tell alone.
+#[test]
+fn what_is_encoded_once_is_what_each_would_encode() {
+    let envelopes = [Envelope::Plain, Envelope::Upsert, Envelope::Debezium { has_schemas: false }];
+    runtime().block_on(async {
+        for (seed, envelope) in (11..).zip(envelopes) {
+            shared_is_as_alone(envelope, seed).await;
+        }
+    });
+}
+
+async fn shared_is_as_alone(envelope: Envelope, seed: u64) {
+    let counting = || Counting { lines: envelope.encoder(), encoded: 0 };
+    let database = Database::in_memory().unwrap();
+    run(&database, "CREATE TABLE t (id integer PRIMARY KEY, v text); CREATE TABLE other (id integer PRIMARY KEY)")
+        .await;
+    let after = FeedStart::After(Lsn::ORIGIN);
+    // A selection of everything is another selection: it shares with nobody.
+    let all = TableSpec { filter: Some("true".to_owned()), ..TableSpec::whole("t") };
+    let mut alone = database.subscribe_to(&[all], after, AT_ONCE).unwrap();
+    let mut feeds: Vec<_> = (0..6)
+        .map(|number| {
+            let feed = database.subscribe(&["t"], after, AT_ONCE).unwrap();
+            (feed, counting(), [1, 300, 1 << 20][number % 3], String::new())
+        })
+        .collect();
+    let mut random = Random::new(seed);
+    for round in 0..120u64 {
+        let id = random.below(30);
+        let insert = "INSERT INTO other SELECT coalesce(max(id), 0) + 1 FROM other";
+        let statement = match random.below(12) {
+            0 => "TRUNCATE t".to_owned(),
+            1 => format!("ALTER TABLE t ADD COLUMN c{round} integer DEFAULT {round}"),
+            2 | 3 => insert.to_owned(),
+            4 => format!("DELETE FROM t WHERE id < {id}"),
+            5 => format!("BEGIN; {insert}; UPDATE t SET v = v || '.'; COMMIT"),
+            // In several parts.
+            6 if round % 5 == 0 => "UPDATE t SET v = repeat('x', 200000) WHERE id < 12".to_owned(),
+            _ => format!(
+                "INSERT INTO t (id, v) VALUES ({id}, '{round}'), ({0}, 'b') ON CONFLICT (id) DO UPDATE SET v = 'c'",
+                id + 1
+            ),
+        };
+        run(&database, &statement).await;
+        // Some are at its heels, one far behind.
+        for (number, (feed, lines, bytes_target, text)) in feeds.iter_mut().enumerate() {
+            while random.below(5) > 0 && number != 3 && feed.cursor().lsn < database.visible() {
+                feed.next(lines, *bytes_target).await.unwrap();
+                text.push_str(&lines.lines.take());
+            }
+        }
+    }
+    let end = database.visible();
+    let (mut expected, mut lines) = (String::new(), counting());
+    while alone.cursor().lsn < end {
+        alone.next(&mut lines, 1 << 20).await.unwrap();
+        expected.push_str(&lines.lines.take());
+    }
+    // Where marks stand depends on when somebody comes.
+    let told = |text: &str| -> Vec<String> {
+        let is_told = |line: &&str| !line.contains("\"progress\":") && !line.contains("\"ready\":");
+        text.lines().filter(is_told).map(str::to_owned).collect()
+    };
+    let mut encoded = 0;
+    for (feed, lines, bytes_target, text) in &mut feeds {
+        while feed.cursor().lsn < end {
+            feed.next(lines, *bytes_target).await.unwrap();
+            text.push_str(&lines.lines.take());
+        }
+        assert!(told(text) == told(&expected), "{envelope}: {bytes_target}");
+        encoded += lines.encoded;
+    }
+    assert!(
+        encoded < feeds.len() as u64 * lines.encoded * 3 / 4,
+        "{envelope}: {encoded} of {} for each",
+        lines.encoded
+    );
 }

@@ -1,32 +1,30 @@
 //! A feed: one reader's way through the log.
 
+mod followed;
 mod open_commit;
+mod source;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_log::position::{RowId, TableId};
-use highwater_log::row::Row;
+use highwater_log::position::RowId;
 use highwater_log::schema::TableSchema;
-use highwater_log::{Change, CommitLog, LogId, LogReader, Lsn};
-use highwater_materializers::{Materialized, Table, TableRow};
+use highwater_log::{Change, LogReader, Lsn};
+use highwater_materializers::Materialized;
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
 use crate::cursor::Cursor;
 use crate::error::FeedError;
-use crate::event::{Encoder, Event, Operation, RowChange};
-use crate::snapshot::Snapshot;
+use crate::event::{Encoder, Event, Operation, RowChange, SharedText};
+use crate::selection::Selector;
+use crate::share::{Share, ToldCommit};
+use crate::snapshot::{Filled, Snapshot};
 use open_commit::{OpenCommit, Seek, table_of};
 
-/// What feeds are made from. Cheap to clone.
-#[derive(Clone)]
-pub struct FeedSource {
-    log: Arc<dyn CommitLog>,
-    folds: Materialized,
-    visible: watch::Receiver<Lsn>,
-}
+pub(crate) use followed::Followed;
+pub use source::FeedSource;
 
 /// Where a feed begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,10 +88,13 @@ pub struct Batch {
 /// more, nothing is read. Dropping the future of [`Feed::next`] loses nothing; dropping the feed ends it.
 pub struct Feed {
     folds: Materialized,
+    selector: Arc<dyn Selector>,
     reader: LogReader,
     visible: watch::Receiver<Lsn>,
     options: FeedOptions,
     tables: Vec<Followed>,
+    /// What others tell who tell the same.
+    share: Arc<Share>,
     stage: Stage,
     /// Behind the last commit that is dealt with whole.
     cursor: Cursor,
@@ -103,17 +104,12 @@ pub struct Feed {
     /// The last commit that did more than keep books, and the last one of a progress mark.
     passed: Lsn,
     told: Lsn,
+    /// Why it goes on no further.
+    failure: Option<FeedError>,
     /// Runs while a mark of progress is owed.
     owed: Option<Pin<Box<Sleep>>>,
     /// Runs to the next look at the log.
     check: Option<Pin<Box<Sleep>>>,
-}
-
-struct Followed {
-    id: TableId,
-    /// As it is where the feed stands; `None` before it is made, and after it is dropped.
-    table: Option<Arc<Table>>,
-    is_dropped: bool,
 }
 
 enum Stage {
@@ -122,101 +118,20 @@ enum Stage {
     Following,
 }
 
+/// Where the open commit begins in a batch.
+#[derive(Clone, Copy)]
+struct Begun {
+    /// Bytes that lay in the encoder.
+    bytes: usize,
+    /// Events that were told.
+    count: u32,
+}
+
 enum Step {
     Batch(Batch),
     /// Nothing to tell yet, and more to read.
     Later,
     AtEnd,
-}
-
-impl FeedSource {
-    /// Feeds over this log, whose folds are these, as far as `visible` says.
-    #[must_use]
-    pub fn new(log: Arc<dyn CommitLog>, folds: Materialized, visible: watch::Receiver<Lsn>) -> Self {
-        Self { log, folds, visible }
-    }
-
-    /// The log's identity.
-    #[must_use]
-    pub fn log_id(&self) -> LogId {
-        self.log.id()
-    }
-
-    /// The last durable commit.
-    #[must_use]
-    pub fn durable(&self) -> Lsn {
-        *self.log.durable().borrow()
-    }
-
-    /// A feed of the tables of these names, each of a namespace.
-    ///
-    /// # Errors
-    /// [`FeedError::NoTables`], [`FeedError::UnknownTable`], [`FeedError::Renamed`]; [`FeedError::OtherLog`], [`FeedError::Beyond`] and
-    /// [`FeedError::TooOld`] when it cannot begin there.
-    pub fn subscribe(&self, names: &[(&str, &str)], from: FeedStart, options: FeedOptions) -> Result<Feed, FeedError> {
-        let log = self.log.id();
-        let visible = *self.visible.borrow();
-        let beginning = match from {
-            FeedStart::Snapshot | FeedStart::Now => Cursor::after(log, visible),
-            FeedStart::After(lsn) => Cursor::after(log, lsn),
-            FeedStart::Cursor(cursor) => cursor,
-        };
-        if beginning.log != log {
-            return Err(FeedError::OtherLog { given: beginning.log, own: log });
-        }
-        // A place inside a commit is one inside a visible commit.
-        if beginning.lsn > visible || (beginning.lsn == visible && beginning.position > 0) {
-            return Err(FeedError::Beyond { after: beginning.lsn, visible });
-        }
-        let catalog = self.folds.catalog();
-        let mut tables: Vec<Followed> = Vec::new();
-        for (namespace, name) in names {
-            let full = || format!("{namespace}.{name}");
-            let unknown = || FeedError::UnknownTable { name: full() };
-            let found = catalog.table_named(namespace, name, beginning.lsn);
-            if found.is_none()
-                && let Some(table) = catalog.table_once_named(namespace, name, beginning.lsn)
-            {
-                // Whoever stood here before has followed it: a later table of the name is another one.
-                let now = format!("{}.{}", table.schema().namespace, table.schema().name);
-                return Err(FeedError::Renamed { name: full(), now, lsn: beginning.lsn });
-            }
-            let found = found.or_else(|| catalog.table_named_from(namespace, name, beginning.lsn));
-            let id = found.ok_or_else(unknown)?.schema().id;
-            if tables.iter().all(|followed| followed.id != id) {
-                tables.push(Followed { id, table: catalog.table(id, beginning.lsn), is_dropped: false });
-            }
-        }
-        if tables.is_empty() {
-            return Err(FeedError::NoTables);
-        }
-        let reader = self.log.read_after(beginning.lsn)?;
-        let snapshot = match from {
-            FeedStart::Snapshot => {
-                let tables = tables.iter().filter_map(|followed| followed.table.clone()).collect();
-                Some(Snapshot::begin(&self.folds, beginning.lsn, tables)?)
-            }
-            FeedStart::Now | FeedStart::After(_) | FeedStart::Cursor(_) => None,
-        };
-        let mut feed = Feed {
-            folds: self.folds.clone(),
-            reader,
-            visible: self.visible.clone(),
-            options,
-            tables,
-            stage: Stage::Beginning(snapshot),
-            cursor: Cursor { position: 0, ..beginning },
-            commit: None,
-            ready_at: visible,
-            is_ready: false,
-            passed: beginning.lsn,
-            told: beginning.lsn,
-            owed: None,
-            check: None,
-        };
-        feed.go_to_place(beginning.position)?;
-        Ok(feed)
-    }
 }
 
 impl Feed {
@@ -238,10 +153,11 @@ impl Feed {
             if let Change::Catalog { .. } | Change::Truncate { .. } = change
                 && let Some(followed) = self.tables.iter_mut().find(|followed| Some(followed.id) == table_of(&change))
             {
-                followed.table = self.folds.catalog().table(followed.id, lsn);
+                followed.go_to(lsn, self.folds.catalog(), &*self.selector)?;
                 followed.is_dropped = followed.table.is_none();
             }
         }
+        commit.note_resumed();
         self.commit = Some(commit);
         Ok(())
     }
@@ -282,11 +198,13 @@ impl Feed {
                     let is_resumable = snapshot.is_none();
                     self.stage = snapshot.map_or(Stage::Following, Stage::Snapshot);
                     let mut count = 0;
-                    for table in self.tables.iter().filter_map(|followed| followed.table.as_deref()) {
+                    for followed in &self.tables {
+                        let Some(table) = &followed.table else { continue };
+                        let shape = followed.fitted().map_or(table, |fitted| fitted.shape());
                         // Inside a commit, that one may have made it what it is.
                         let lsn = self.cursor.lsn.max(table.written());
-                        let told = encoder.encode(&Event::Schema { lsn, table, is_dropped: false });
-                        told.map_err(|source| FeedError::Row { lsn, source })?;
+                        let told = encoder.encode(&Event::Schema { lsn, table, shape, is_dropped: false });
+                        told.map_err(|error| FeedError::encode(lsn, error))?;
                         count += 1;
                     }
                     if count > 0 {
@@ -296,13 +214,16 @@ impl Feed {
                     }
                 }
                 Stage::Snapshot(snapshot) => {
-                    let (count, is_last) = snapshot.fill(encoder, bytes_target.max(1))?;
+                    let Filled { count, is_last } = snapshot.fill(encoder, bytes_target.max(1))?;
                     if is_last {
                         self.stage = Stage::Following;
                     }
                     if count > 0 {
                         let batch = Batch { kind: BatchKind::Snapshot, cursor: None, count, ends_commit: is_last };
                         return Ok(Step::Batch(batch));
+                    }
+                    if !is_last {
+                        return Ok(Step::Later);
                     }
                 }
                 Stage::Following => return self.follow(encoder, bytes_target.max(1)),
@@ -312,15 +233,37 @@ impl Feed {
 
     /// Tells what the next commits changed, as far as they are visible.
     fn follow(&mut self, encoder: &mut dyn Encoder, bytes_target: usize) -> Result<Step, FeedError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         let visible = *self.visible.borrow_and_update();
         let (mut count, mut work) = (0, 0);
-        while encoder.byte_len() < bytes_target && work < WORK_MAX {
+        // What the open commit begins behind in the encoder, if others are to be spared it.
+        let mut begun = None;
+        while (count == 0 || encoder.byte_len() < bytes_target) && work < WORK_MAX {
             work += 1;
             if let Some(commit) = &mut self.commit {
                 match commit.seek(&self.tables)? {
-                    Seek::Change => count += u32::from(self.tell(encoder)?),
+                    Seek::Change => {
+                        if !commit.is_at_row() {
+                            // It changes what the tables are to this feed, too: nobody can be spared it.
+                            begun = None;
+                        }
+                        let (at, before) = (self.cursor(), encoder.byte_len());
+                        match self.tell(encoder) {
+                            Ok(is_told) => count += u32::from(is_told),
+                            Err(error) => {
+                                // Half a line may lie there.
+                                if let Some(SharedText { text, .. }) = encoder.shared() {
+                                    text.truncate(before);
+                                }
+                                self.fail(at, error);
+                                break;
+                            }
+                        }
+                    }
                     Seek::Part { changes } => work += changes,
-                    Seek::End => self.finish_commit(),
+                    Seek::End => count += u32::from(self.finish_commit(begun.take(), encoder, count)?),
                 }
                 continue;
             }
@@ -342,7 +285,18 @@ impl Feed {
             // What is visible is durable, and there.
             let next = if self.cursor.lsn < visible { self.reader.try_next()? } else { None };
             let Some(encoded) = next else { break };
+            let room = if count == 0 { usize::MAX } else { bytes_target.saturating_sub(encoder.byte_len()) };
+            if let Some(told) = self.tell_again(encoded.lsn(), encoder, room) {
+                count += told;
+                continue;
+            }
+            begun = self.share.is_shared().then(|| Begun { bytes: encoder.byte_len(), count });
             self.commit = Some(OpenCommit::new(encoded));
+        }
+        if count == 0
+            && let Some(failure) = self.failure.take()
+        {
+            return Err(failure);
         }
         if count > 0 {
             // What is left of the commit may be nothing to the feed.
@@ -351,11 +305,11 @@ impl Feed {
                 match commit.seek(&self.tables)? {
                     Seek::Change => break,
                     Seek::Part { .. } => parts += 1,
-                    Seek::End => self.finish_commit(),
+                    Seek::End => count += u32::from(self.finish_commit(begun.take(), encoder, count)?),
                 }
             }
-            let ends_commit = self.commit.is_none();
             let cursor = Some(self.cursor());
+            let ends_commit = self.commit.is_none() && self.cursor.position == 0;
             return Ok(Step::Batch(Batch { kind: BatchKind::Changes, cursor, count, ends_commit }));
         }
         let is_at_end = self.commit.is_none() && self.is_ready && self.cursor.lsn >= visible;
@@ -364,16 +318,14 @@ impl Feed {
 
     /// Tells the next change of the open commit, which concerns the feed; `false`: there is nothing to tell of it.
     fn tell(&mut self, encoder: &mut dyn Encoder) -> Result<bool, FeedError> {
-        let Some((position, change)) = self.commit.as_mut().and_then(OpenCommit::take) else { return Ok(false) };
+        let Some(commit) = self.commit.as_mut() else { return Ok(false) };
         let lsn = self.cursor.lsn.next();
         let catalog = self.folds.catalog();
-        let Some(followed) = self.tables.iter_mut().find(|followed| Some(followed.id) == table_of(&change)) else {
-            return Ok(false);
-        };
-        let id = followed.id;
-        let in_row = |source| FeedError::Row { lsn, source };
-        if matches!(change, Change::Catalog { .. } | Change::Truncate { .. }) {
-            let before = std::mem::replace(&mut followed.table, catalog.table(id, lsn));
+        let Some(id) = commit.peek().and_then(table_of) else { return Ok(false) };
+        let Some(followed) = self.tables.iter_mut().find(|followed| followed.id() == id) else { return Ok(false) };
+        if matches!(commit.peek(), Some(Change::Catalog { .. } | Change::Truncate { .. })) {
+            let Some((position, change)) = commit.take() else { return Ok(false) };
+            let before = followed.go_to(lsn, catalog, &*self.selector)?;
             followed.is_dropped = followed.table.is_none();
             let Some(table) = followed.table.as_ref().or(before.as_ref()) else { return Ok(false) };
             if let (Change::Catalog { .. }, Some(before), Some(after)) = (&change, &before, &followed.table)
@@ -381,58 +333,103 @@ impl Feed {
             {
                 return Ok(false);
             }
+            let shape = followed.fitted().map_or(table, |fitted| fitted.shape());
             let event = match change {
-                Change::Truncate { .. } => {
-                    let (operation, row) = (Operation::Truncate, RowId::default());
-                    Event::Change(RowChange { lsn, position, table, operation, row, before: None, after: None })
-                }
-                _ => Event::Schema { lsn, table, is_dropped: followed.is_dropped },
+                Change::Truncate { .. } => Event::Change(RowChange {
+                    lsn,
+                    time_micros: commit.time_micros(),
+                    position,
+                    is_first: commit.is_untold(),
+                    snapshot: None,
+                    table,
+                    shape,
+                    operation: Operation::Truncate,
+                    row: RowId::default(),
+                    key: None,
+                    before: None,
+                    after: None,
+                }),
+                _ => Event::Schema { lsn, table, shape, is_dropped: followed.is_dropped },
             };
-            encoder.encode(&event).map_err(in_row)?;
+            encoder.encode(&event).map_err(|error| FeedError::encode(lsn, error))?;
+            if let Event::Change(_) = event {
+                commit.note_told();
+            }
             return Ok(true);
         }
-        let Some(table) = &followed.table else { return Err(FeedError::UnknownVersion { lsn }) };
-        let version_of = |bytes: &[u8]| {
-            let version = Row::schema_version(bytes).map_err(in_row)?;
-            if version == table.schema().version {
-                return Ok(Arc::clone(table));
-            }
-            catalog.table_at_version(id, version).ok_or(FeedError::UnknownVersion { lsn })
+        let (position, told) = commit.take_judged(|changes| followed.judge(lsn, catalog, changes))?;
+        let (Some(told), Some(table)) = (told, &followed.table) else { return Ok(false) };
+        let shape = followed.fitted().map_or(table, |fitted| fitted.shape());
+        let mut tell = || {
+            let key = told.key.as_ref().map(|image| image.view(table)).transpose()?;
+            let before = told.before.as_ref().map(|image| image.view(shape)).transpose()?;
+            let after = told.after.as_ref().map(|image| image.view(shape)).transpose()?;
+            encoder.encode(&Event::Change(RowChange {
+                lsn,
+                time_micros: commit.time_micros(),
+                position,
+                is_first: commit.is_untold(),
+                snapshot: None,
+                table,
+                shape,
+                operation: told.operation,
+                row: told.row,
+                key: key.as_ref().or(after.as_ref()).or(before.as_ref()),
+                before: before.as_ref(),
+                after: after.as_ref(),
+            }))
         };
-        let mut tell = |operation, row, before: Option<&TableRow<'_>>, after: Option<&TableRow<'_>>| {
-            encoder.encode(&Event::Change(RowChange { lsn, position, table, operation, row, before, after }))
-        };
-        let told = match &change {
-            Change::Insert { row, after, .. } => {
-                let written = version_of(after)?;
-                TableRow::parse(&written, after, table)
-                    .and_then(|after| tell(Operation::Insert, *row, None, Some(&after)))
-            }
-            Change::Delete { row, before, .. } => {
-                let written = version_of(before)?;
-                TableRow::parse(&written, before, table)
-                    .and_then(|before| tell(Operation::Delete, *row, Some(&before), None))
-            }
-            Change::Update { row, before, changed, .. } => {
-                let (old, new) = (version_of(before)?, version_of(changed)?);
-                let mut bytes = Vec::new();
-                new.merge(&old, before, changed, &mut bytes).and_then(|()| {
-                    let before = TableRow::parse(&old, before, table)?;
-                    let after = TableRow::parse(&new, &bytes, table)?;
-                    tell(Operation::Update, *row, Some(&before), Some(&after))
-                })
-            }
-            Change::Catalog { .. } | Change::Truncate { .. } | Change::Position { .. } => Ok(()),
-        };
-        told.map_err(in_row)?;
+        tell().map_err(|error| FeedError::encode(lsn, error))?;
+        commit.note_told();
         Ok(true)
     }
 
-    fn finish_commit(&mut self) {
-        let Some(commit) = self.commit.take() else { return };
-        self.cursor.lsn = commit.lsn();
-        if !commit.is_bookkeeping() {
-            self.passed = self.cursor.lsn;
+    /// Takes what another feed has told of a commit, if one has; returns how many events that is.
+    fn tell_again(&mut self, lsn: Lsn, encoder: &mut dyn Encoder, room: usize) -> Option<u32> {
+        if !self.share.is_shared() {
+            return None;
+        }
+        let SharedText { envelope, text } = encoder.shared()?;
+        let told = self.share.get(envelope, lsn).filter(|told| told.text.len() <= room)?;
+        text.push_str(&told.text);
+        self.pass(lsn, told.is_bookkeeping);
+        Some(told.count)
+    }
+
+    /// The open commit is told; others that tell the same may have it. Returns whether its end is told, too.
+    fn finish_commit(
+        &mut self,
+        begun: Option<Begun>,
+        encoder: &mut dyn Encoder,
+        count: u32,
+    ) -> Result<bool, FeedError> {
+        let Some(commit) = self.commit.take() else { return Ok(false) };
+        let (lsn, is_bookkeeping) = (commit.lsn(), commit.is_bookkeeping());
+        let before = encoder.byte_len();
+        if commit.has_told() {
+            let end = Event::CommitEnd { lsn, time_micros: commit.time_micros() };
+            encoder.encode(&end).map_err(|error| FeedError::encode(lsn, error))?;
+        }
+        let has_end = encoder.byte_len() > before;
+        if let Some(begun) = begun
+            && let Some(SharedText { envelope, text }) = encoder.shared()
+        {
+            let (text, count) = (text[begun.bytes..].into(), count - begun.count + u32::from(has_end));
+            self.share.put(envelope, ToldCommit { lsn, text, count, is_bookkeeping });
+        }
+        self.pass(lsn, is_bookkeeping);
+        Ok(has_end)
+    }
+
+    /// The feed ends at this place; what was told before it goes first.
+    fn fail(&mut self, at: Cursor, error: FeedError) {
+        (self.commit, self.cursor, self.failure) = (None, at, Some(error));
+    }
+
+    fn pass(&mut self, lsn: Lsn, is_bookkeeping: bool) {
+        self.cursor.lsn = lsn;
+        if !is_bookkeeping {
+            self.passed = lsn;
         }
     }
 
@@ -479,7 +476,7 @@ impl Feed {
     fn single(&self, encoder: &mut dyn Encoder, kind: BatchKind) -> Result<Batch, FeedError> {
         let lsn = self.cursor.lsn;
         let event = if kind == BatchKind::Ready { Event::Ready { lsn } } else { Event::Progress { lsn } };
-        encoder.encode(&event).map_err(|source| FeedError::Row { lsn, source })?;
+        encoder.encode(&event).map_err(|error| FeedError::encode(lsn, error))?;
         Ok(Batch { kind, cursor: Some(self.cursor()), count: 1, ends_commit: true })
     }
 }

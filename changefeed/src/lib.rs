@@ -8,9 +8,14 @@ mod error;
 mod event;
 mod feed;
 pub mod format;
+mod named;
+mod selection;
+mod share;
 mod snapshot;
 
 pub use cursor::{Cursor, CursorSyntaxError};
 pub use error::FeedError;
-pub use event::{Encoder, Event, Operation, RowChange};
+pub use event::{EncodeError, Encoder, Event, Operation, RowChange, SharedText, SnapshotPlace};
 pub use feed::{Batch, BatchKind, Feed, FeedOptions, FeedSource, FeedStart};
+pub use named::{Claim, FeedStatus, NamedFeed, NamedFeeds};
+pub use selection::{FittedSelection, Selected, Selection, SelectionError, Selector, TableSpec};

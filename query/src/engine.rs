@@ -1,6 +1,6 @@
 //! What all sessions share: the rows, the sequencer, the planner's functions and its memory.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arrow::temporal_conversions::timestamp_us_to_datetime;
@@ -9,9 +9,11 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::Volatility;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::optimizer::analyzer::Analyzer;
 use datafusion::prelude::SessionConfig;
+use highwater_changefeed::Selector;
 use highwater_log::commit::ProducerSequence;
 use highwater_log::env::Clock;
 use highwater_log::sequencer::Sequencer;
@@ -20,6 +22,7 @@ use highwater_materializers::Materialized;
 use tokio::sync::watch;
 
 use crate::error::SqlError;
+use crate::feeds::FeedSelector;
 use crate::functions;
 use crate::indexes;
 use crate::literals::TypeTextLiterals;
@@ -51,6 +54,18 @@ impl Default for EngineOptions {
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
+}
+
+/// An engine that may be gone.
+pub(crate) struct WeakEngine(Weak<Shared>);
+
+impl WeakEngine {
+    /// The engine, while somebody has it.
+    pub(crate) fn upgrade(&self) -> Result<Engine, SqlError> {
+        let shared = self.0.upgrade();
+        let closed = || SqlError::new(sqlstate::CANNOT_CONNECT_NOW, "the database is closed");
+        Ok(Engine { shared: shared.ok_or_else(closed)? })
+    }
 }
 
 struct Shared {
@@ -175,6 +190,18 @@ impl Engine {
     /// Whether there is an aggregate function of this name.
     pub(crate) fn is_aggregate(&self, name: &str) -> bool {
         self.shared.state.aggregate_functions().contains_key(&name.to_lowercase())
+    }
+
+    /// How the scalar function of this name may answer the same question; `None`: the planner knows none.
+    pub(crate) fn volatility(&self, name: &str) -> Option<Volatility> {
+        self.shared.state.scalar_functions().get(name).map(|function| function.signature().volatility)
+    }
+
+    /// What compiles the filters and columns of feeds.
+    #[must_use]
+    pub fn feed_selector(&self) -> Arc<dyn Selector> {
+        // A feed outlives nobody's closing.
+        Arc::new(FeedSelector(WeakEngine(Arc::downgrade(&self.shared))))
     }
 
     /// The time of day, in microseconds since 1970.

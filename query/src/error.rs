@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
-use highwater_changefeed::FeedError;
+use highwater_changefeed::{EncodeError, FeedError, SelectionError};
 use highwater_log::row::CodecError;
 use highwater_log::sequencer::{CommitError, Refusal};
 use highwater_log::value::ValueError;
@@ -95,7 +95,7 @@ impl From<FoldError> for SqlError {
             FoldError::Storage { .. }
             | FoldError::Row { .. }
             | FoldError::Log(LogError::Damaged(_) | LogError::BaseDamaged { .. }) => sqlstate::DATA_CORRUPTED,
-            FoldError::StillReadable { .. } => sqlstate::OBJECT_IN_USE,
+            FoldError::StillReadable { .. } | FoldError::HeldByFeed { .. } => sqlstate::OBJECT_IN_USE,
             FoldError::Log(LogError::Poisoned { .. }) => sqlstate::LOG_POISONED,
             FoldError::Log(LogError::NotWritten { reason: NotWritten::NoSpace(_) }) => sqlstate::DISK_FULL,
             FoldError::Log(LogError::Io { .. } | LogError::NotWritten { .. }) | FoldError::Io { .. } => {
@@ -111,6 +111,17 @@ impl From<FeedError> for SqlError {
     fn from(error: FeedError) -> Self {
         let sqlstate = match error {
             FeedError::Snapshot(source) => return source.into(),
+            FeedError::Selection { source: SelectionError { sqlstate, .. }, .. } => sqlstate,
+            FeedError::Encode { source: EncodeError::NoKey { .. } | EncodeError::Value { .. }, .. } => {
+                sqlstate::FEATURE_NOT_SUPPORTED
+            }
+            FeedError::Encode { .. } => sqlstate::INTERNAL_ERROR,
+            FeedError::NotWritten(source) => return source.into(),
+            FeedError::UnknownFeed { .. } | FeedError::Gone => sqlstate::UNDEFINED_OBJECT,
+            FeedError::OtherDefinition { .. } => sqlstate::DUPLICATE_OBJECT,
+            FeedError::Owned { .. } | FeedError::Fenced => sqlstate::OBJECT_IN_USE,
+            FeedError::Name => sqlstate::INVALID_NAME,
+            FeedError::NotTold { .. } => sqlstate::INVALID_PARAMETER_VALUE,
             FeedError::NoTables | FeedError::OtherLog { .. } => sqlstate::INVALID_PARAMETER_VALUE,
             FeedError::UnknownTable { .. } | FeedError::Renamed { .. } | FeedError::Dropped { .. } => {
                 sqlstate::UNDEFINED_TABLE

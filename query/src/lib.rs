@@ -10,6 +10,7 @@ mod dml;
 mod engine;
 mod error;
 mod expansion;
+mod feeds;
 mod functions;
 mod indexes;
 mod interrupt;

@@ -62,6 +62,10 @@ pub const AMBIGUOUS_COLUMN: &str = "42702";
 pub const UNDEFINED_COLUMN: &str = "42703";
 /// `42704`
 pub const UNDEFINED_OBJECT: &str = "42704";
+/// `42602`
+pub const INVALID_NAME: &str = "42602";
+/// `42710`
+pub const DUPLICATE_OBJECT: &str = "42710";
 /// `42803`
 pub const GROUPING_ERROR: &str = "42803";
 /// `42804`

@@ -218,7 +218,7 @@ impl Write {
 }
 
 /// What expressions are evaluated with that belong to no session.
-fn context(engine: &Engine) -> StatementContext<'_> {
+pub(crate) fn context(engine: &Engine) -> StatementContext<'_> {
     let visible = engine.visible();
     let facts = SessionFacts { visible, read: visible, last_write: None, namespace: Catalog::PUBLIC.to_owned() };
     StatementContext { engine, facts, interrupt: Interrupt::default(), is_alone: false }

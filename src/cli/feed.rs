@@ -1,22 +1,22 @@
 //! `highwater feed`: changes, as they are committed.
 
-use std::io::{self, Write};
-use std::path::Path;
+mod tail;
+
+use std::fmt::Write as _;
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use highwater_changefeed::format::PlainLines;
-use highwater_changefeed::{BatchKind, Cursor, FeedOptions, FeedStart};
-use highwater_log::{LogError, LogId, Lsn};
-use highwater_proto::v1::{self, SubscribeStart, subscribe_start::From};
+use highwater_changefeed::{Cursor, FeedStatus};
+use highwater_log::{LogError, LogId};
+use highwater_materializers::FeedPosition;
+use highwater_proto::v1;
 use highwater_query::SqlError;
 
 use super::place::{Found, Place};
 use super::{CliError, open_database};
+use crate::Database;
 use crate::client::Client;
-use crate::server::stop_signal;
+use tail::{TAIL_HELP, Tail};
 
 /// Changes, as they are committed.
 #[derive(Debug, Args)]
@@ -28,146 +28,149 @@ pub(super) struct FeedCommand {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Write the changes of tables to standard output, one JSON object a line, until it is ended.
+    #[command(after_help = TAIL_HELP)]
     Tail(Tail),
-}
 
-#[derive(Debug, Args)]
-#[command(after_help = TAIL_HELP)]
-struct Tail {
-    /// The tables: `name` (of the schema public) or `schema.name`.
-    #[arg(required = true)]
-    tables: Vec<String>,
+    /// List the feeds that have a name: where they stand, and what the log keeps for them.
+    Ls {
+        #[command(flatten)]
+        place: Place,
+    },
 
-    /// Where to begin: `snapshot` (the rows as they are, then every commit), `now`, an LSN (every commit after it), or a cursor
-    /// `log id/lsn/position` of an earlier reading.
-    #[arg(long, default_value = "snapshot")]
-    from: Beginning,
+    /// Drop a feed that has a name; what the log keeps for it is let go of.
+    Drop {
+        /// The feed.
+        name: String,
 
-    /// End when everything that was there at the beginning is written.
-    #[arg(long)]
-    until_ready: bool,
-
-    /// Write a mark of progress at most so often, in milliseconds.
-    #[arg(long, default_value_t = 1000)]
-    progress_ms: u64,
-
-    #[command(flatten)]
-    place: Place,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Beginning(FeedStart);
-
-impl FromStr for Beginning {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let start = match text {
-            "snapshot" => FeedStart::Snapshot,
-            "now" => FeedStart::Now,
-            _ if text.contains('/') => {
-                FeedStart::Cursor(text.parse().map_err(|_| "a cursor is written log id/lsn/position")?)
-            }
-            _ => FeedStart::After(Lsn::new(text.parse().map_err(|_| "neither snapshot, now, an LSN nor a cursor")?)),
-        };
-        Ok(Self(start))
-    }
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
 impl FeedCommand {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
-        let Action::Tail(tail) = self.action;
         let runtime = super::runtime()?;
-        let cursor = match tail.place.find() {
-            Found::Server(url) => runtime.block_on(tail.remote(&url)),
-            Found::Directory(data) => tail.embedded(&data, &runtime),
-        }?;
-        if let Some(cursor) = cursor {
-            eprintln!("cursor {cursor}");
+        match self.action {
+            Action::Tail(tail) => tail.run(&runtime)?,
+            Action::Ls { place } => {
+                let feeds = match place.find() {
+                    Found::Server(url) => runtime.block_on(async { Client::connect(&url).await?.feeds().await })?,
+                    Found::Directory(data) => {
+                        let database = existing(&data)?;
+                        let feeds = database.named_feeds().list().map_err(SqlError::from)?;
+                        let listed = feeds.into_iter().map(|feed| Listed::of(feed, database.log_id())).collect();
+                        database.close()?;
+                        return print(listed);
+                    }
+                };
+                print(feeds.into_iter().map(Listed::of_wire).collect())?;
+            }
+            Action::Drop { name, place } => {
+                let lsn = match place.find() {
+                    Found::Server(url) => {
+                        runtime.block_on(async { Client::connect(&url).await?.drop_feed(&name).await })?
+                    }
+                    Found::Directory(data) => {
+                        let database = existing(&data)?;
+                        let dropped = runtime.block_on(database.named_feeds().drop_feed(&name));
+                        let lsn = dropped.map_err(SqlError::from)?;
+                        database.close()?;
+                        lsn
+                    }
+                };
+                eprintln!("lsn {lsn}");
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-impl Tail {
-    /// Reads until it is ended; returns where it stands.
-    async fn remote(&self, url: &str) -> Result<Option<Cursor>, CliError> {
-        let stop = stop_signal().map_err(CliError::Runtime)?;
-        tokio::pin!(stop);
-        let from = match self.from.0 {
-            FeedStart::Snapshot => From::Snapshot(v1::Snapshot {}),
-            FeedStart::Now => From::Now(v1::Now {}),
-            FeedStart::After(lsn) => From::AfterLsn(lsn.value()),
-            FeedStart::Cursor(Cursor { log, lsn, position }) => {
-                From::After(v1::Cursor { log_id: log.bytes().to_vec().into(), lsn: lsn.value(), position })
-            }
-        };
-        let start = SubscribeStart {
-            tables: self.tables.clone(),
-            from: Some(from),
-            credit_bytes: None,
-            progress_ms: Some(self.progress_ms),
-        };
-        let mut answers = Client::connect(url).await?.subscribe(start).await?;
-        let mut cursor = None;
-        loop {
-            let message = tokio::select! {
-                biased;
-                () = &mut stop => return Ok(cursor),
-                message = answers.message() => message.map_err(crate::client::ClientError::from)?,
-            };
-            let Some(message) = message else { return Ok(cursor) };
-            write_out(&message.lines)?;
-            if let Some(at) = &message.cursor
-                && let Ok(log) = at.log_id[..].try_into()
-            {
-                let (log, lsn) = (LogId::from_bytes(log), Lsn::new(at.lsn));
-                cursor = Some(Cursor { log, lsn, position: at.position });
-            }
-            if self.until_ready && message.kind() == v1::EventKind::Ready {
-                return Ok(cursor);
-            }
+/// Opens a database that is there: who only reads begins none.
+fn existing(data: &std::path::Path) -> Result<Database, CliError> {
+    if !data.join("log").is_dir() {
+        return Err(LogError::Missing { path: data.to_owned() }.into());
+    }
+    open_database(data)
+}
+
+/// A named feed as it is listed.
+struct Listed {
+    name: String,
+    tables: Vec<String>,
+    acknowledged: Option<Cursor>,
+    is_owned: bool,
+    held_commits: u64,
+    held_bytes: u64,
+    held_since_micros: Option<u64>,
+}
+
+impl Listed {
+    fn of(feed: FeedStatus, log: LogId) -> Self {
+        let told = feed.tables.into_iter().zip(&feed.schema.tables);
+        Self {
+            name: feed.schema.name.clone(),
+            tables: told.map(|(name, told)| described(name, told.columns.as_deref(), told.filter.as_deref())).collect(),
+            acknowledged: feed.acknowledged.map(|FeedPosition { lsn, position }| Cursor { log, lsn, position }),
+            is_owned: feed.is_owned,
+            held_commits: feed.held_commits,
+            held_bytes: feed.held_bytes,
+            held_since_micros: feed.held_since_micros,
         }
     }
 
-    /// Nobody else can write meanwhile: it ends when everything is told.
-    fn embedded(&self, data: &Path, runtime: &tokio::runtime::Runtime) -> Result<Option<Cursor>, CliError> {
-        if !data.join("log").is_dir() {
-            // Who only reads begins no database.
-            return Err(LogError::Missing { path: data.to_owned() }.into());
+    fn of_wire(feed: v1::FeedStatus) -> Self {
+        let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let table = |told: v1::TableSelection| {
+            described(told.table.clone(), given(&told.columns).as_deref(), given(&told.r#where).as_deref())
+        };
+        Self {
+            name: feed.name,
+            tables: feed.tables.into_iter().map(table).collect(),
+            acknowledged: feed.acknowledged.as_ref().and_then(tail::cursor_of),
+            is_owned: feed.is_owned,
+            held_commits: feed.held_commits,
+            held_bytes: feed.held_bytes,
+            held_since_micros: feed.held_since_micros,
         }
-        let database = open_database(data)?;
-        let tables: Vec<&str> = self.tables.iter().map(String::as_str).collect();
-        let options = FeedOptions { progress_after: Duration::from_millis(self.progress_ms) };
-        let told = runtime.block_on(async {
-            let mut feed = database.subscribe(&tables, self.from.0, options).map_err(SqlError::from)?;
-            let mut lines = PlainLines::default();
-            loop {
-                let batch = feed.next(&mut lines, BATCH_BYTES_TARGET).await.map_err(SqlError::from)?;
-                write_out(lines.take().as_bytes())?;
-                if batch.kind == BatchKind::Ready {
-                    return Ok(batch.cursor);
-                }
-            }
-        });
-        database.close()?;
-        told
     }
 }
 
-fn write_out(lines: &[u8]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(lines)?;
-    out.flush()
+/// A table, and what is told of it.
+fn described(mut table: String, columns: Option<&str>, filter: Option<&str>) -> String {
+    if let Some(columns) = columns {
+        let _ = write!(table, " ({columns})");
+    }
+    if let Some(filter) = filter {
+        let _ = write!(table, " where {filter}");
+    }
+    table
 }
 
-const BATCH_BYTES_TARGET: usize = 64 * 1024;
-
-const TAIL_HELP: &str = "\
-Lines:
-  a change  {\"lsn\",\"pos\",\"table\",\"op\":\"insert|update|delete|truncate\",\"key\",\"before\",\"after\"}
-  a schema  {\"lsn\",\"table\",\"schema\":{\"columns\":[…],\"key\":[…]}}, null for a dropped table
-  ready     {\"lsn\",\"ready\":true}: everything that was there is told
-  progress  {\"lsn\",\"progress\":true}: everything up to there is told
-At its end the cursor is written to standard error; `--from CURSOR` goes on there.
-With --data, nobody else can write meanwhile: it ends when everything is told. With --url it goes on until it is ended (Ctrl-C).";
+fn print(feeds: Vec<Listed>) -> Result<ExitCode, CliError> {
+    let header = ["feed", "acknowledged", "read", "commits behind", "bytes held", "held since", "tables"];
+    let mut rows = vec![header.map(str::to_owned)];
+    for feed in feeds {
+        rows.push([
+            feed.name,
+            feed.acknowledged.map_or_else(|| "-".to_owned(), |cursor| cursor.to_string()),
+            if feed.is_owned { "yes" } else { "no" }.to_owned(),
+            feed.held_commits.to_string(),
+            feed.held_bytes.to_string(),
+            feed.held_since_micros.map_or_else(|| "-".to_owned(), tail::time_text),
+            feed.tables.join(", "),
+        ]);
+    }
+    let widths: Vec<usize> =
+        (0..header.len()).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    tail::write_out(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}

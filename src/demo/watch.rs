@@ -28,10 +28,12 @@ pub(super) async fn changes(client: &Client, panels: &Panels, expected: &Expecte
         tables,
         // Everything since the log's beginning: nothing is missed, however late the feed begins.
         from: Some(From::AfterLsn(0)),
-        credit_bytes: None,
         progress_ms: Some(u64::try_from(REFRESH.as_millis()).unwrap_or(u64::MAX)),
+        ..SubscribeStart::default()
     };
-    let mut answers = client.subscribe(start).await?;
+    // There is nothing to acknowledge.
+    let (_, acknowledged) = tokio::sync::mpsc::channel(1);
+    let mut answers = client.subscribe(start, acknowledged).await?;
     let mut fold = Fold::default();
     let (mut end, mut cursor) = (end, 0);
     while end.borrow_and_update().is_none_or(|end| cursor < end.value()) {

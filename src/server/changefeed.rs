@@ -1,17 +1,22 @@
-//! gRPC's `Changefeed`: feeds with credit.
+//! gRPC's `Changefeed`: feeds with credit, and those that have a name.
+
+mod request;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use highwater_changefeed::format::PlainLines;
-use highwater_changefeed::{Batch, BatchKind, Cursor, Feed, FeedOptions, FeedStart};
+use highwater_changefeed::format::LineEncoder;
+use highwater_changefeed::{Batch, BatchKind, Cursor, Feed, FeedError, FeedOptions, FeedStatus, NamedFeed};
 use highwater_log::{LogId, Lsn};
+use highwater_materializers::FeedPosition;
 use highwater_proto::v1::changefeed_server::Changefeed;
 use highwater_proto::v1::subscribe_request::Request as Wanted;
-use highwater_proto::v1::subscribe_start::From;
-use highwater_proto::v1::{Cursor as WireCursor, EventKind, SubscribeRequest, SubscribeResponse, SubscribeStart};
+use highwater_proto::v1::{
+    Cursor as WireCursor, DropFeedRequest, DropFeedResponse, EventKind, FeedStatus as WireStatus, ListFeedsRequest,
+    ListFeedsResponse, SubscribeRequest, SubscribeResponse, SubscribeStart, TableSelection,
+};
 use highwater_query::{SqlError, sqlstate};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
@@ -30,12 +35,115 @@ impl ChangefeedService {
     pub(super) const fn new(database: Arc<Database>, health: Arc<Health>, stopping: watch::Receiver<bool>) -> Self {
         Self { database, health, stopping }
     }
+
+    /// The feed that a call asks for, when it may be read.
+    async fn open(&self, start: &SubscribeStart) -> Result<Reader, FeedStatusError> {
+        let options = match start.progress_ms {
+            Some(ms) => FeedOptions { progress_after: Duration::from_millis(ms) },
+            None => FeedOptions::default(),
+        };
+        let (tables, from) = (request::tables(start)?, request::beginning(start)?);
+        if start.name.is_empty() {
+            if start.claim != 0 {
+                return Err(invalid("a claim is laid to a feed that has a name").into());
+            }
+            return Ok(Reader::Nameless(Box::new(self.database.subscribe_to(&tables, from, options)?)));
+        }
+        let feeds = self.database.named_feeds();
+        let feed = feeds.open(&start.name, &tables, from, request::claim(start)?, options).await?;
+        let mut durable = feed.durable();
+        // Where it stands is told at first, if it stands anywhere.
+        durable.mark_changed();
+        Ok(Reader::Named { feed: Box::new(feed), durable, log: self.database.log_id() })
+    }
+}
+
+/// Why a feed is not opened.
+enum FeedStatusError {
+    Feed(FeedError),
+    Status(Box<Status>),
+}
+
+impl From<FeedError> for FeedStatusError {
+    fn from(error: FeedError) -> Self {
+        Self::Feed(error)
+    }
+}
+
+impl From<Status> for FeedStatusError {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl From<FeedStatusError> for Status {
+    fn from(error: FeedStatusError) -> Self {
+        match error {
+            FeedStatusError::Feed(error) => status(&SqlError::from(error)),
+            FeedStatusError::Status(status) => *status,
+        }
+    }
+}
+
+/// What a subscription reads.
+enum Reader {
+    Nameless(Box<Feed>),
+    Named { feed: Box<NamedFeed>, durable: watch::Receiver<Option<FeedPosition>>, log: LogId },
+}
+
+/// What comes next of it.
+enum Next {
+    Batch(Batch),
+    /// More is acknowledged for good.
+    Durable(Cursor),
+}
+
+impl Reader {
+    async fn next(&mut self, lines: &mut dyn LineEncoder, bytes_target: usize) -> Result<Next, FeedError> {
+        match self {
+            Self::Nameless(feed) => feed.next(lines, bytes_target).await.map(Next::Batch),
+            Self::Named { feed, durable, log } => tokio::select! {
+                biased;
+                // Now and then; there may always be another batch.
+                cursor = moved(durable, *log) => cursor.map(Next::Durable),
+                batch = feed.next(lines, bytes_target) => batch.map(Next::Batch),
+            },
+        }
+    }
+
+    /// Waits for what comes without credit: that the feed is taken away, or that more is acknowledged for good.
+    async fn durable(&mut self) -> Result<Cursor, FeedError> {
+        match self {
+            Self::Nameless(_) => std::future::pending().await,
+            Self::Named { feed, durable, log } => tokio::select! {
+                over = feed.over() => Err(over),
+                cursor = moved(durable, *log) => cursor,
+            },
+        }
+    }
+
+    fn acknowledge(&self, cursor: Cursor) -> Result<(), Status> {
+        match self {
+            Self::Nameless(_) => Err(invalid("there is something to acknowledge only where a feed has a name")),
+            Self::Named { feed, .. } => feed.acknowledge(cursor).map_err(|error| status(&SqlError::from(error))),
+        }
+    }
+}
+
+/// Waits until more is acknowledged for good.
+async fn moved(durable: &mut watch::Receiver<Option<FeedPosition>>, log: LogId) -> Result<Cursor, FeedError> {
+    loop {
+        durable.changed().await.map_err(|_| FeedError::Gone)?;
+        if let Some(FeedPosition { lsn, position }) = *durable.borrow_and_update() {
+            return Ok(Cursor { log, lsn, position });
+        }
+    }
 }
 
 /// One subscription.
 struct Subscription {
-    feed: Feed,
-    lines: PlainLines,
+    reader: Reader,
+    lines: Box<dyn LineEncoder>,
     /// Bytes that may still be sent; `None`: the transport alone bounds it. Below zero when a batch was larger.
     credit: Option<i64>,
     requests: Streaming<SubscribeRequest>,
@@ -62,23 +170,41 @@ impl Subscription {
                     match request?.map(|message| message.request) {
                         // The client has said all that it will.
                         None => self.is_half_closed = true,
-                        Some(Some(Wanted::CreditBytes(bytes))) => match &mut self.credit {
-                            Some(credit) => *credit = credit.saturating_add_unsigned(bytes),
-                            None => return Err(invalid("there is credit only where the start gives some")),
-                        },
-                        Some(_) => return Err(invalid("after the first message there is only credit")),
+                        Some(wanted) => self.take(wanted)?,
                     }
                 }
-                batch = self.feed.next(&mut self.lines, room.min(BATCH_BYTES_TARGET)), if has_credit => {
-                    let batch = batch.map_err(|error| status(&SqlError::from(error)))?;
-                    let text = self.lines.take();
-                    if let Some(credit) = &mut self.credit {
-                        *credit = credit.saturating_sub_unsigned(text.len() as u64);
+                next = async {
+                    match has_credit {
+                        true => self.reader.next(&mut *self.lines, room.min(BATCH_BYTES_TARGET)).await,
+                        false => self.reader.durable().await.map(Next::Durable),
                     }
-                    return Ok(Some(response(batch, text)));
+                } => {
+                    match next.map_err(|error| status(&SqlError::from(error)))? {
+                        Next::Batch(batch) => {
+                            let text = self.lines.take();
+                            if let Some(credit) = &mut self.credit {
+                                *credit = credit.saturating_sub_unsigned(text.len() as u64);
+                            }
+                            return Ok(Some(response(batch, text)));
+                        }
+                        Next::Durable(cursor) => return Ok(Some(acknowledged(cursor))),
+                    }
                 }
             }
         }
+    }
+
+    /// What the client says behind its first message.
+    fn take(&mut self, wanted: Option<Wanted>) -> Result<(), Status> {
+        match wanted {
+            Some(Wanted::CreditBytes(bytes)) => match &mut self.credit {
+                Some(credit) => *credit = credit.saturating_add_unsigned(bytes),
+                None => return Err(invalid("there is credit only where the start gives some")),
+            },
+            Some(Wanted::Acknowledge(cursor)) => self.reader.acknowledge(request::cursor(&cursor)?)?,
+            _ => return Err(invalid("after the first message there is only credit and what is acknowledged")),
+        }
+        Ok(())
     }
 }
 
@@ -98,30 +224,29 @@ impl Changefeed for ChangefeedService {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let mut requests = request.into_inner();
         let mut stopping = self.stopping.clone();
-        let first = tokio::select! {
+        let opened = async {
+            let start = match requests.message().await?.and_then(|first| first.request) {
+                Some(Wanted::Start(start)) => start,
+                _ => return Err(invalid("the first message says where to start")),
+            };
+            let envelope = request::envelope(&start)?;
+            let reader = self.open(&start).await?;
+            Ok((reader, envelope, start.credit_bytes))
+        };
+        let (reader, envelope, credit_bytes) = tokio::select! {
             biased;
             () = stopped(&mut stopping) => {
                 return Err(failed(sqlstate::CANNOT_CONNECT_NOW, "the server is stopping"));
             }
-            first = requests.message() => first?,
+            opened = opened => opened?,
         };
-        let start = match first.and_then(|first| first.request) {
-            Some(Wanted::Start(start)) => start,
-            _ => return Err(invalid("the first message says where to start")),
-        };
-        let options = match start.progress_ms {
-            Some(ms) => FeedOptions { progress_after: Duration::from_millis(ms) },
-            None => FeedOptions::default(),
-        };
-        let tables: Vec<&str> = start.tables.iter().map(String::as_str).collect();
-        let feed = self.database.subscribe(&tables, beginning(&start)?, options);
         let subscription = Subscription {
-            feed: feed.map_err(|error| status(&SqlError::from(error)))?,
-            lines: PlainLines::default(),
-            credit: start.credit_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+            reader,
+            lines: envelope.encoder(),
+            credit: credit_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
             requests,
             is_half_closed: false,
-            stopping: self.stopping.clone(),
+            stopping,
             _counted: self.health.subscription(),
         };
         // The work goes on while answers are asked for, and ends when they are dropped.
@@ -130,19 +255,45 @@ impl Changefeed for ChangefeedService {
         });
         Ok(Response::new(Box::pin(answers)))
     }
+
+    async fn list_feeds(&self, _: Request<ListFeedsRequest>) -> Result<Response<ListFeedsResponse>, Status> {
+        let (database, log) = (Arc::clone(&self.database), self.database.log_id());
+        // It reads files.
+        let listed_feeds = tokio::task::spawn_blocking(move || database.named_feeds().list()).await;
+        let feeds = listed_feeds.map_err(|error| failed(sqlstate::INTERNAL_ERROR, error.to_string()))?;
+        let feeds = feeds.map_err(|error| status(&SqlError::from(error)))?;
+        let feeds = feeds.into_iter().map(|feed| listed(feed, log)).collect();
+        Ok(Response::new(ListFeedsResponse { feeds }))
+    }
+
+    async fn drop_feed(&self, request: Request<DropFeedRequest>) -> Result<Response<DropFeedResponse>, Status> {
+        let dropped = self.database.named_feeds().drop_feed(&request.into_inner().name).await;
+        let lsn: Lsn = dropped.map_err(|error| status(&SqlError::from(error)))?;
+        Ok(Response::new(DropFeedResponse { commit_lsn: lsn.value() }))
+    }
 }
 
-fn beginning(start: &SubscribeStart) -> Result<FeedStart, Status> {
-    Ok(match &start.from {
-        None | Some(From::Snapshot(_)) => FeedStart::Snapshot,
-        Some(From::Now(_)) => FeedStart::Now,
-        Some(From::AfterLsn(lsn)) => FeedStart::After(Lsn::new(*lsn)),
-        Some(From::After(cursor)) => {
-            let log = cursor.log_id[..].try_into().map_err(|_| invalid("a log id is 16 bytes"))?;
-            let (log, lsn) = (LogId::from_bytes(log), Lsn::new(cursor.lsn));
-            FeedStart::Cursor(Cursor { log, lsn, position: cursor.position })
-        }
-    })
+fn listed(feed: FeedStatus, log: LogId) -> WireStatus {
+    let FeedStatus {
+        schema, tables, made, acknowledged, is_owned, held_commits, held_bytes, held_since_micros, ..
+    } = feed;
+    let selections = tables.into_iter().zip(&schema.tables);
+    WireStatus {
+        name: schema.name.clone(),
+        tables: selections
+            .map(|(table, told)| TableSelection {
+                table,
+                r#where: told.filter.clone().unwrap_or_default(),
+                columns: told.columns.clone().unwrap_or_default(),
+            })
+            .collect(),
+        created_lsn: made.value(),
+        acknowledged: acknowledged.map(|FeedPosition { lsn, position }| wire_cursor(Cursor { log, lsn, position })),
+        is_owned,
+        held_commits,
+        held_bytes,
+        held_since_micros,
+    }
 }
 
 fn response(batch: Batch, lines: String) -> SubscribeResponse {
@@ -153,21 +304,33 @@ fn response(batch: Batch, lines: String) -> SubscribeResponse {
         BatchKind::Ready => EventKind::Ready,
         BatchKind::Progress => EventKind::Progress,
     };
-    let cursor = batch.cursor.map(|cursor| WireCursor {
-        log_id: cursor.log.bytes().to_vec().into(),
-        lsn: cursor.lsn.value(),
-        position: cursor.position,
-    });
+    let line_count = lines.bytes().filter(|byte| *byte == b'\n').count();
     SubscribeResponse {
-        cursor,
+        cursor: batch.cursor.map(wire_cursor),
         kind: kind.into(),
         lines: lines.into(),
-        line_count: batch.count,
+        line_count: u32::try_from(line_count).unwrap_or(u32::MAX),
         ends_commit: batch.ends_commit,
+        acknowledged: None,
     }
 }
 
-fn invalid(message: &'static str) -> Status {
+fn acknowledged(cursor: Cursor) -> SubscribeResponse {
+    SubscribeResponse {
+        cursor: None,
+        kind: EventKind::Acknowledged.into(),
+        lines: bytes::Bytes::new(),
+        line_count: 0,
+        ends_commit: false,
+        acknowledged: Some(wire_cursor(cursor)),
+    }
+}
+
+fn wire_cursor(cursor: Cursor) -> WireCursor {
+    WireCursor { log_id: cursor.log.bytes().to_vec().into(), lsn: cursor.lsn.value(), position: cursor.position }
+}
+
+fn invalid(message: impl Into<Arc<str>>) -> Status {
     failed(sqlstate::INVALID_PARAMETER_VALUE, message)
 }
 

@@ -1,12 +1,13 @@
 //! A commit while a feed tells it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use highwater_log::commit::{EncodedCommit, decode_part};
 use highwater_log::position::TableId;
 use highwater_log::{Change, LogError, Lsn};
 
-use super::Followed;
+use super::followed::{Followed, Told};
 use crate::error::FeedError;
 
 /// A commit in the middle of being told. It is taken apart part by part.
@@ -14,8 +15,23 @@ pub(super) struct OpenCommit {
     encoded: Arc<EncodedCommit>,
     next_part: usize,
     changes: std::vec::IntoIter<Change>,
+    /// What is told of the next of them, as far as that was found out.
+    judged: VecDeque<Option<Told>>,
     position: u64,
+    time_micros: u64,
+    told: Progress,
     is_bookkeeping: bool,
+}
+
+/// What was told of a commit in this reading.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Nothing, and nothing was told of it before.
+    Whole,
+    /// Nothing; another reading may have told something.
+    Rest,
+    /// Something.
+    Told,
 }
 
 /// What comes next in a commit.
@@ -30,7 +46,16 @@ pub(super) enum Seek {
 
 impl OpenCommit {
     pub(super) fn new(encoded: Arc<EncodedCommit>) -> Self {
-        Self { encoded, next_part: 0, changes: Vec::new().into_iter(), position: 0, is_bookkeeping: true }
+        Self {
+            encoded,
+            next_part: 0,
+            changes: Vec::new().into_iter(),
+            judged: VecDeque::new(),
+            position: 0,
+            time_micros: 0,
+            told: Progress::Whole,
+            is_bookkeeping: true,
+        }
     }
 
     /// The commit.
@@ -43,6 +68,31 @@ impl OpenCommit {
         self.position
     }
 
+    /// The reading goes on inside it.
+    pub(super) fn note_resumed(&mut self) {
+        self.told = Progress::Rest;
+    }
+
+    /// A change of it was told.
+    pub(super) fn note_told(&mut self) {
+        self.told = Progress::Told;
+    }
+
+    /// Whether nothing of it was told, in this reading or before.
+    pub(super) fn is_untold(&self) -> bool {
+        self.told == Progress::Whole
+    }
+
+    /// Whether something of it was told in this reading.
+    pub(super) fn has_told(&self) -> bool {
+        self.told == Progress::Told
+    }
+
+    /// When it was accepted; known once a part was taken apart.
+    pub(super) const fn time_micros(&self) -> u64 {
+        self.time_micros
+    }
+
     /// Whether what was taken of it only says how far something outside has come.
     pub(super) const fn is_bookkeeping(&self) -> bool {
         self.is_bookkeeping
@@ -52,7 +102,7 @@ impl OpenCommit {
     pub(super) fn seek(&mut self, tables: &[Followed]) -> Result<Seek, FeedError> {
         while let Some(change) = self.changes.as_slice().first() {
             let id = table_of(change);
-            if tables.iter().any(|followed| Some(followed.id) == id) {
+            if tables.iter().any(|followed| Some(followed.id()) == id) {
                 return Ok(Seek::Change);
             }
             self.take();
@@ -65,9 +115,40 @@ impl OpenCommit {
         let Some(part) = self.encoded.parts().get(self.next_part) else { return Ok(false) };
         self.next_part += 1;
         let lsn = self.encoded.lsn();
-        let (_, changes) = decode_part(part).map_err(|source| LogError::Envelope { lsn, source })?;
+        let (header, changes) = decode_part(part).map_err(|source| LogError::Envelope { lsn, source })?;
         self.changes = changes.into_iter();
+        if let Some(header) = header {
+            self.time_micros = header.time.micros;
+        }
         Ok(true)
+    }
+
+    /// The next change of the part.
+    pub(super) fn peek(&self) -> Option<&Change> {
+        self.changes.as_slice().first()
+    }
+
+    /// Whether the next change is one of a row.
+    pub(super) fn is_at_row(&self) -> bool {
+        self.peek().is_some_and(is_of_row)
+    }
+
+    /// Takes the next change, which is one of a row; returns its place, and what is told of it: `judge` finds that out of the changes of
+    /// rows of the same table that stand together.
+    pub(super) fn take_judged(
+        &mut self,
+        judge: impl Fn(&[Change]) -> Result<Vec<Option<Told>>, FeedError>,
+    ) -> Result<(u64, Option<Told>), FeedError> {
+        if self.judged.is_empty() {
+            let changes = self.changes.as_slice();
+            let is_same =
+                |change: &&Change| is_of_row(change) && table_of(change) == changes.first().and_then(table_of);
+            let run = changes.iter().take(JUDGED_MAX).take_while(is_same).count();
+            // What fails of one of them is not to keep those before it from being told.
+            self.judged = judge(&changes[..run]).or_else(|_| judge(&changes[..1]))?.into();
+        }
+        let told = self.judged.pop_front().flatten();
+        Ok((self.take().map_or(self.position, |(position, _)| position), told))
     }
 
     /// The next change, and its place in the commit, from 0; `None` behind the last one of the part.
@@ -78,6 +159,10 @@ impl OpenCommit {
         self.is_bookkeeping &= matches!(change, Change::Position { .. });
         Some((position, change))
     }
+}
+
+const fn is_of_row(change: &Change) -> bool {
+    matches!(change, Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. })
 }
 
 /// The table that a change is of. Other objects of the catalog share the tables' counter of ids.
@@ -91,3 +176,6 @@ pub(super) const fn table_of(change: &Change) -> Option<TableId> {
         Change::Position { .. } => None,
     }
 }
+
+/// What is told of so many changes is found out together.
+const JUDGED_MAX: usize = 512;

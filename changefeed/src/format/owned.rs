@@ -8,7 +8,7 @@ use highwater_log::row::CodecError;
 use highwater_log::value::OwnedValue;
 use highwater_materializers::{Table, TableRow};
 
-use crate::event::{Encoder, Event, Operation, RowChange};
+use crate::event::{EncodeError, Encoder, Event, Operation, RowChange};
 
 /// An event that borrows from nobody.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +17,7 @@ pub enum OwnedEvent {
     Schema {
         /// The commit.
         lsn: Lsn,
-        /// The table.
+        /// The table, or what the feed selects of it.
         table: Arc<Table>,
         /// Whether it is dropped.
         is_dropped: bool,
@@ -36,19 +36,21 @@ pub enum OwnedEvent {
     },
 }
 
-/// [`RowChange`] with its values, in the order of the columns in the table's schema.
+/// [`RowChange`] with its values, in the order of the columns in the schema of what is told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OwnedChange {
     /// The commit.
     pub lsn: Lsn,
     /// The place in it.
     pub position: u64,
-    /// The table as it is at this commit.
+    /// The table as it is at this commit, or what the feed selects of it.
     pub table: Arc<Table>,
     /// What happened.
     pub operation: Operation,
     /// The row's identity.
     pub row: RowId,
+    /// The values of the table's primary key, in key order; empty for a table without one and for a truncation.
+    pub key: Vec<OwnedValue>,
     /// The row as it was.
     pub before: Option<Vec<Option<OwnedValue>>>,
     /// The row as it is.
@@ -82,17 +84,18 @@ impl OwnedEvents {
 }
 
 impl Encoder for OwnedEvents {
-    fn encode(&mut self, event: &Event<'_>) -> Result<(), CodecError> {
+    fn encode(&mut self, event: &Event<'_>) -> Result<(), EncodeError> {
         let event = match event {
-            Event::Schema { lsn, table, is_dropped } => {
-                OwnedEvent::Schema { lsn: *lsn, table: self.shared(table), is_dropped: *is_dropped }
+            Event::Schema { lsn, shape, is_dropped, .. } => {
+                OwnedEvent::Schema { lsn: *lsn, table: self.shared(shape), is_dropped: *is_dropped }
             }
             Event::Change(change) => {
-                let &RowChange { lsn, position, table, operation, row, before, after } = change;
+                let &RowChange { lsn, position, shape, operation, row, key, before, after, .. } = change;
                 let (before, after) = (before.map(values).transpose()?, after.map(values).transpose()?);
-                let table = self.shared(table);
-                OwnedEvent::Change(OwnedChange { lsn, position, table, operation, row, before, after })
+                let (table, key) = (self.shared(shape), key.map(key_values).transpose()?.unwrap_or_default());
+                OwnedEvent::Change(OwnedChange { lsn, position, table, operation, row, key, before, after })
             }
+            Event::CommitEnd { .. } => return Ok(()),
             Event::Ready { lsn } => OwnedEvent::Ready { lsn: *lsn },
             Event::Progress { lsn } => OwnedEvent::Progress { lsn: *lsn },
         };
@@ -104,6 +107,12 @@ impl Encoder for OwnedEvents {
     fn byte_len(&self) -> usize {
         self.events.len() * size_of::<OwnedEvent>()
     }
+}
+
+fn key_values(row: &TableRow<'_>) -> Result<Vec<OwnedValue>, CodecError> {
+    let table = row.table();
+    let places = table.schema().primary_key.iter().filter_map(|id| table.layout().index_of(*id));
+    places.filter_map(|place| row.value(place).map(|value| value.map(OwnedValue::from)).transpose()).collect()
 }
 
 fn values(row: &TableRow<'_>) -> Result<Vec<Option<OwnedValue>>, CodecError> {
