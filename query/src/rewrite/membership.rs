@@ -4,12 +4,17 @@
 //! good, under AND and OR; under a NOT, or where somebody asks whether it is NULL, it is not. There it is written as `= ANY (SELECT …)`, which
 //! knows NULL, and is planned as loops over both sides.
 
+use std::collections::HashSet;
 use std::mem;
+use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Query, SetExpr, UnaryOperator};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, JoinConstraint, JoinOperator, Query, SetExpr, TableFactor, UnaryOperator, Visit, Visitor,
+};
 
 use super::operators::null;
 use super::own::change_own;
+use crate::names::folded;
 
 /// Rewrites the conditions of a query's own SELECTs, but for those of queries inside.
 pub(super) fn with_nulls(query: &mut Query) {
@@ -20,12 +25,26 @@ fn set(body: &mut SetExpr) {
     match body {
         SetExpr::Select(select) => {
             select.selection.iter_mut().chain(&mut select.having).for_each(|condition| judge(condition, true));
+            let joins = select.from.iter_mut().flat_map(|table| &mut table.joins);
+            joins
+                .filter_map(|join| inner_condition(&mut join.join_operator))
+                .for_each(|condition| judge(condition, true));
         }
         SetExpr::SetOperation { left, right, .. } => {
             set(left);
             set(right);
         }
         _ => {}
+    }
+}
+
+/// The condition of an inner join, which is one like those of WHERE. In an outer join the planner knows no IN (SELECT …).
+fn inner_condition(join: &mut JoinOperator) -> Option<&mut Expr> {
+    match join {
+        JoinOperator::Join(JoinConstraint::On(condition)) | JoinOperator::Inner(JoinConstraint::On(condition)) => {
+            Some(condition)
+        }
+        _ => None,
     }
 }
 
@@ -49,8 +68,10 @@ fn judge(condition: &mut Expr, is_conjunct: bool) {
             None => change_own(&mut **expr, any_of),
         },
         Expr::InSubquery { expr, negated: false, .. } => change_own(&mut **expr, any_of),
-        // As a condition that has to hold it is an anti join, which knows NULL.
-        Expr::InSubquery { expr, negated: true, .. } if is_conjunct => change_own(&mut **expr, any_of),
+        // As a condition that has to hold it is an anti join, which knows NULL, if it asks the same of every row.
+        Expr::InSubquery { expr, negated: true, subquery } if is_conjunct && !names_others(subquery) => {
+            change_own(&mut **expr, any_of);
+        }
         other => change_own(other, any_of),
     }
 }
@@ -64,6 +85,47 @@ fn direct(expr: &mut Expr) -> Option<Expr> {
             Some(mem::replace(expr, null()))
         }
         _ => None,
+    }
+}
+
+/// Whether a query names columns of tables that are not its own. Columns without a table are taken for its own.
+fn names_others(query: &Query) -> bool {
+    let mut names = Names::default();
+    let _: ControlFlow<()> = query.visit(&mut names);
+    names.used.iter().any(|name| !names.own.contains(name))
+}
+
+/// The names of tables in a query: those that it has, and those that its columns are said to be of.
+#[derive(Default)]
+struct Names {
+    own: HashSet<String>,
+    used: Vec<String>,
+}
+
+impl Visitor for Names {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        let (name, alias) = match factor {
+            TableFactor::Table { name, alias, .. } => (name.0.last().and_then(|part| part.as_ident()), alias),
+            TableFactor::Derived { alias, .. }
+            | TableFactor::TableFunction { alias, .. }
+            | TableFactor::UNNEST { alias, .. }
+            | TableFactor::Function { alias, .. }
+            | TableFactor::NestedJoin { alias, .. } => (None, alias),
+            _ => (None, &None),
+        };
+        self.own.extend(alias.as_ref().map(|alias| &alias.name).or(name).map(folded));
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::CompoundIdentifier(parts) = expr
+            && let [.., table, _] = &parts[..]
+        {
+            self.used.push(folded(table));
+        }
+        ControlFlow::Continue(())
     }
 }
 
