@@ -12,7 +12,7 @@ use highwater_log::{
     Background, CommitLog, LogError, LogId, Lsn, MemoryLog, ReadOnlyLog, Scrubbed, SegmentedLog, SegmentedOptions,
 };
 use highwater_materializers::{FoldError, KvOptions, Materialized, Progress};
-use highwater_query::{Engine, EngineOptions, Outcome, Session, SqlError};
+use highwater_query::{Engine, EngineOptions, Outcome, Parameter, Session, SqlError};
 
 /// A database, open for reading and writing.
 ///
@@ -196,6 +196,23 @@ impl Database {
     /// [`SqlError`], of the first statement that fails.
     pub async fn sql(&self, statements: &str) -> Result<Outcome, SqlError> {
         self.session().execute(statements).await
+    }
+
+    /// Runs one statement with values for its parameters (`$1`, `$2`, …) in a session of its own.
+    ///
+    /// ```no_run
+    /// # async fn example(database: highwater::Database) -> Result<(), Box<dyn std::error::Error>> {
+    /// database.sql_with("INSERT INTO t VALUES ($1, $2)", &[1.into(), "one".into()]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::run_prepared`].
+    pub async fn sql_with(&self, statement: &str, parameters: &[Parameter]) -> Result<Outcome, SqlError> {
+        let mut session = self.session();
+        let prepared = session.prepare(statement)?;
+        session.run_prepared(&prepared, parameters).await
     }
 
     /// A session: settings, and transactions by `BEGIN`.

@@ -11,8 +11,10 @@ pub use highwater_changefeed::{
     Batch, BatchKind, Claim, Cursor, EncodeError, Feed, FeedError, FeedOptions, FeedStart, FeedStatus, NamedFeed,
     NamedFeeds, TableSpec, format,
 };
-pub use highwater_log::value::OwnedValue;
+pub use highwater_log::value::{ColumnType, OwnedValue};
 pub use highwater_log::{LogId, Lsn};
 pub use highwater_materializers::{FeedPosition, Progress};
-pub use highwater_query::{Done, Interrupt, Outcome, RowStream, Session, SqlError, sqlstate, types};
+pub use highwater_query::{
+    Done, Interrupt, Outcome, Parameter, Prepared, RowStream, Session, SqlError, sqlstate, types,
+};
 pub use server::{ReadyServer, Server, ServerError, ServerOptions};

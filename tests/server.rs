@@ -18,6 +18,7 @@ use highwater_proto::v1::operations_client::OperationsClient;
 use highwater_proto::v1::sql_client::SqlClient;
 use highwater_proto::v1::{
     BeginRequest, CommitRequest, Completion, Durability, ExecuteRequest, OpenSessionRequest, StatusRequest,
+    WriteNumber, value::Kind,
 };
 use serde_json::{Value, json};
 use server::Server;
@@ -204,6 +205,72 @@ fn a_session_takes_one_call_at_a_time_and_ends_when_nobody_uses_it() {
         assert_eq!(sqlstate(&gone), highwater::sqlstate::NO_SUCH_SESSION, "{gone}");
         let after = execute(&mut sql, ExecuteRequest { session: String::new(), ..request(count) }).await.unwrap();
         assert_eq!(format!("{after:?}"), format!("{other:?}"));
+    });
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_call_gives_values_for_parameters() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut sql = SqlClient::new(Channel::from_shared(server.url()).unwrap().connect().await.unwrap());
+        let create = "CREATE TABLE t (id bigint PRIMARY KEY, v text, f double precision, b bytea, o boolean)";
+        execute(&mut sql, ExecuteRequest { sql: create.to_owned(), ..ExecuteRequest::default() }).await.unwrap();
+        let value = |kind: Option<Kind>| highwater_proto::v1::Value { kind };
+        let request = |text: &str, kinds: &[Option<Kind>]| ExecuteRequest {
+            sql: text.to_owned(),
+            parameters: kinds.iter().cloned().map(value).collect(),
+            ..ExecuteRequest::default()
+        };
+        let row = |id: i64| {
+            let (text, bytes) = (Kind::Text(format!("row '{id}'")), Kind::Bytes(vec![0, 255].into()));
+            [Some(Kind::Int(id)), Some(text), Some(Kind::Double(0.5)), Some(bytes), Some(Kind::Bool(true))]
+        };
+        let insert = "INSERT INTO t VALUES ($1, $2, $3, $4, $5)";
+        for id in 0..3 {
+            execute(&mut sql, request(insert, &row(id))).await.unwrap();
+        }
+        // The same through the planner.
+        execute(&mut sql, request("INSERT INTO t SELECT $1, $2, $3, $4, $5", &row(3))).await.unwrap();
+        let read = "SELECT v, f, b, o FROM t WHERE id = $1";
+        for id in 0..4 {
+            let mut answers = sql.execute(request(read, &[Some(Kind::Int(id))])).await.unwrap().into_inner();
+            let mut rows = Vec::new();
+            while let Some(answer) = answers.message().await.unwrap() {
+                if let Some(Answer::Rows(more)) = answer.answer {
+                    rows.extend(more.rows);
+                }
+            }
+            assert_eq!(rows.len(), 1, "{id}");
+            assert_eq!(rows[0].values, row(id)[1..].iter().cloned().map(value).collect::<Vec<_>>());
+        }
+        // A numbered write with values is done once.
+        let number = Some(WriteNumber { producer: vec![7; 16].into(), sequence: 1 });
+        let numbered = |id| ExecuteRequest { number: number.clone(), ..request(insert, &row(id)) };
+        let first = execute(&mut sql, numbered(10)).await.unwrap();
+        let again = execute(&mut sql, numbered(10)).await.unwrap();
+        let (first, again) = (completion(&first), completion(&again));
+        assert!(first.commit_lsn.is_some() && first.commit_lsn == again.commit_lsn && again.is_duplicate);
+        for (text, kinds, state) in [
+            (read, vec![], "42P02"),
+            (read, vec![None, None], "08P01"),
+            ("SELECT 1; SELECT $1", vec![None], "42601"),
+            (read, vec![Some(Kind::Text("x".to_owned()))], "22P02"),
+        ] {
+            let refused = execute(&mut sql, request(text, &kinds)).await.unwrap_err();
+            assert_eq!(sqlstate(&refused), state, "{text}: {refused}");
+        }
+        // By name, in a session.
+        let opened = sql.open_session(OpenSessionRequest::default()).await.unwrap().into_inner();
+        let within = |text: &str| ExecuteRequest { session: opened.session.clone(), ..request(text, &[]) };
+        execute(&mut sql, within("PREPARE gone(bigint) AS DELETE FROM t WHERE id = $1")).await.unwrap();
+        let done = execute(&mut sql, within("EXECUTE gone(2)")).await.unwrap();
+        let done = completion(&done);
+        assert_eq!((done.tag.as_str(), done.rows), ("DELETE 1", Some(1)));
+        let unknown = execute(&mut sql, request("EXECUTE gone(2)", &[])).await.unwrap_err();
+        assert_eq!(sqlstate(&unknown), "26000");
     });
     assert_eq!(server.terminate().code(), Some(0));
 }

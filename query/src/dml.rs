@@ -19,7 +19,7 @@ use datafusion::sql::sqlparser::ast::{
 use highwater_log::value::OwnedValue;
 use highwater_materializers::Table;
 
-pub(crate) use assign::{encode_row, encode_values};
+pub(crate) use assign::{default_expression, encode_row, encode_values, literal_value};
 pub(crate) use insert::{default_value, insert, insert_batches};
 
 use crate::catalog::QualifiedName;

@@ -27,6 +27,7 @@ use crate::functions;
 use crate::indexes;
 use crate::literals::TypeTextLiterals;
 use crate::operators::{OperatorPlanner, TypeOperators};
+use crate::prepared::{Prepared, PreparedTexts};
 use crate::providers::{CATALOG, StatementCatalog};
 use crate::session::Session;
 use crate::sqlstate;
@@ -78,6 +79,7 @@ struct Shared {
     holds: Arc<Holds>,
     /// How whoever builds indexes is called.
     index_builder: OnceLock<Pauses>,
+    prepared: PreparedTexts,
 }
 
 impl Engine {
@@ -103,6 +105,7 @@ impl Engine {
                 read_only: options.read_only,
                 holds: Arc::default(),
                 index_builder: OnceLock::new(),
+                prepared: PreparedTexts::new(),
             }),
         })
     }
@@ -126,6 +129,14 @@ impl Engine {
         if let Some(builder) = self.shared.index_builder.get() {
             builder.cut_short();
         }
+    }
+
+    /// A statement, parsed, to be run by sessions of this engine; that of a text that was prepared lately is there already.
+    ///
+    /// # Errors
+    /// As [`crate::parse`]; `42601` unless the text is one statement.
+    pub fn prepare(&self, sql: &str) -> Result<Prepared, SqlError> {
+        self.shared.prepared.prepare(sql)
     }
 
     /// A session of its own, with settings of its own, in no transaction.

@@ -128,7 +128,7 @@ fn compile(
 /// A text's items, if it is nothing but the items of a SELECT that computes of a row what it always computes of it.
 fn items(engine: &Engine, text: &str, what: &str) -> Result<Vec<SelectItem>, SqlError> {
     let mut statements = parse(&format!("SELECT {text}"))?;
-    let (Some(Parsed { statement: Statement::Query(query), as_of: None }), true) =
+    let (Some(Parsed { statement: Statement::Query(query), as_of: None, parameter_count: 0 }), true) =
         (statements.pop(), statements.is_empty())
     else {
         return Err(SqlError::syntax(format!("{what} is an expression")));

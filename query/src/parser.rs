@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use highwater_log::Lsn;
 
 use crate::error::SqlError;
+use crate::parameter::{no_parameter, place_of};
 use crate::sqlstate;
 
 /// A statement, and the LSN that it names behind itself.
@@ -18,6 +19,8 @@ pub struct Parsed {
     pub statement: Statement,
     /// `… AS OF LSN n`.
     pub as_of: Option<Lsn>,
+    /// How many parameters it has: the highest number behind a `$`.
+    pub parameter_count: usize,
 }
 
 /// The statements of a text, in order. An empty text has none.
@@ -55,12 +58,13 @@ fn parse_one(tokens: &[TokenWithSpan]) -> Result<Option<Parsed>, SqlError> {
     }
     check_complexity(&tokens)?;
     let as_of = take_as_of(&mut tokens)?;
+    let parameter_count = count_parameters(&tokens)?;
     let mut parser =
         Parser::new(&PostgreSqlDialect {}).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(tokens);
     let mut statement = parser.parse_statement().map_err(|error| SqlError::syntax(error.to_string()))?;
     distinct::rebind(&mut statement);
     match parser.peek_token().token {
-        Token::EOF => Ok(Some(Parsed { statement, as_of })),
+        Token::EOF => Ok(Some(Parsed { statement, as_of, parameter_count })),
         unexpected => Err(SqlError::syntax(format!("syntax error at or near \"{unexpected}\""))),
     }
 }
@@ -82,6 +86,17 @@ fn take_as_of(tokens: &mut Vec<TokenWithSpan>) -> Result<Option<Lsn>, SqlError> 
     let at = parsed.ok_or_else(|| SqlError::syntax(format!("AS OF LSN takes a number, not \"{}\"", number.token)))?;
     tokens.truncate(tokens.len() - 4);
     Ok(Some(Lsn::new(at)))
+}
+
+fn count_parameters(tokens: &[TokenWithSpan]) -> Result<usize, SqlError> {
+    let placeholders = tokens.iter().filter_map(|token| match &token.token {
+        Token::Placeholder(placeholder) => Some(placeholder),
+        _ => None,
+    });
+    placeholders.into_iter().try_fold(0, |count, placeholder| {
+        let place = place_of(placeholder).ok_or_else(|| no_parameter(placeholder))?;
+        Ok(count.max(place + 1))
+    })
 }
 
 /// What nests deep or chains long ends as a deep tree, whose mere dropping overflows a stack: it is refused while it is flat.

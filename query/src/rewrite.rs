@@ -23,7 +23,8 @@ use crate::error::SqlError;
 use crate::functions::SINGLE;
 use crate::sql_type;
 use crate::sqlstate;
-use operators::{all_of, any_of, binary, is_signed_power, nested, null, operation, row_is_null, rows_in_list, unary};
+pub(crate) use operators::null;
+use operators::{all_of, any_of, binary, is_signed_power, nested, operation, row_is_null, rows_in_list, unary};
 
 /// What the functions that ask about the session answer.
 #[derive(Clone, Debug)]

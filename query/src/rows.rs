@@ -110,6 +110,14 @@ impl RowSource {
         }
     }
 
+    /// The key of the row that has this place in a unique index.
+    pub(crate) fn key_of_code(&self, index: StorageId, code: &Bytes) -> Result<Option<Bytes>, SqlError> {
+        match self.writes.codes.get(&index).and_then(|codes| codes.get(code)) {
+            Some(key) => Ok(key.clone()),
+            None => Ok(self.pin.row(index, code)?.map(|entry| entry.bytes)),
+        }
+    }
+
     pub(crate) fn seen(&self, table: &Table, bytes: Bytes) -> Result<SeenRow, SqlError> {
         let version = Row::schema_version(&bytes)?;
         let id = table.schema().id;

@@ -71,7 +71,7 @@ impl TableScan {
 }
 
 /// Whether Arrow sorts values of this type as their keys are sorted.
-pub(super) fn is_key_order_sql_order(column_type: ColumnType) -> bool {
+pub(crate) fn is_key_order_sql_order(column_type: ColumnType) -> bool {
     !matches!(
         column_type,
         ColumnType::Array(_)

@@ -1,32 +1,39 @@
 //! Sessions: statement after statement, settings, transactions.
 
+mod apply;
+mod named;
 mod procedures;
 mod settings;
 mod transactions;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use datafusion::physical_plan::displayable;
-use datafusion::sql::sqlparser::ast::{Query, Statement};
+use datafusion::sql::sqlparser::ast::Statement;
 use futures::StreamExt;
 use highwater_log::Lsn;
 use highwater_log::commit::ProducerSequence;
 use highwater_log::sequencer::{Accepted, Acknowledgement, CommitError, Durability};
 use highwater_log::value::{ElementType, Value};
 
-use crate::ddl::{self, BegunIndex};
-use crate::dml;
+use crate::ddl::BegunIndex;
+use crate::direct::Direct;
 use crate::engine::Engine;
 use crate::error::SqlError;
 use crate::indexes;
 use crate::interrupt::Interrupt;
+use crate::parameter::Parameter;
 use crate::parser::{Parsed, parse};
+use crate::prepared::{Prepared, Request};
 use crate::rewrite::SessionFacts;
 use crate::sqlstate;
 use crate::statement::{RowStream, StatementContext};
 use crate::transaction::Transaction;
 use crate::types;
+use apply::{Applied, apply};
+use named::NamedStatements;
 use settings::Settings;
 use transactions::TransactionState;
 
@@ -41,6 +48,7 @@ pub struct Session {
     /// A buffered commit whose LSN is not known yet.
     unsynced: Option<Accepted>,
     interrupt: Interrupt,
+    named: NamedStatements,
 }
 
 /// What a statement answers.
@@ -83,6 +91,7 @@ impl Session {
             number: None,
             unsynced: None,
             interrupt: Interrupt::default(),
+            named: NamedStatements::default(),
         }
     }
 
@@ -138,6 +147,32 @@ impl Session {
     /// # Errors
     /// [`SqlError`]. In a transaction, an error ends it: until ROLLBACK, statements answer `25P02`.
     pub async fn run(&mut self, parsed: Parsed) -> Result<Outcome, SqlError> {
+        let Parsed { statement, as_of, parameter_count } = parsed;
+        self.run_request(Request::once(statement, parameter_count), as_of).await
+    }
+
+    /// A statement to be run by this session or another, with values for its parameters (`$1`, `$2`, …). In a transaction, a text that
+    /// cannot be parsed ends it.
+    ///
+    /// # Errors
+    /// As [`parse`]; `42601` unless the text is one statement.
+    pub fn prepare(&mut self, sql: &str) -> Result<Prepared, SqlError> {
+        let prepared = self.engine.prepare(sql);
+        if prepared.is_err() && self.is_in_transaction() {
+            self.state = TransactionState::Failed;
+        }
+        prepared
+    }
+
+    /// Runs a statement that was prepared, with these values for its parameters. As [`Session::run`] otherwise.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; `08P01` unless there are as many values as parameters, `42P02` when the statement is none that takes any.
+    pub async fn run_prepared(&mut self, prepared: &Prepared, parameters: &[Parameter]) -> Result<Outcome, SqlError> {
+        self.run_request(prepared.request(parameters), prepared.as_of()).await
+    }
+
+    async fn run_request(&mut self, request: Request<'_>, as_of: Option<Lsn>) -> Result<Outcome, SqlError> {
         self.engine.check_log()?;
         self.note_synced();
         if let TransactionState::Open { has_failed, is_running, .. } = &mut self.state {
@@ -146,9 +181,9 @@ impl Session {
                 self.state = TransactionState::Failed;
             }
         }
-        let is_ending = parsed.as_of.is_none()
+        let is_ending = as_of.is_none()
             && matches!(
-                parsed.statement,
+                request.statement(),
                 Statement::Commit { chain: false, .. } | Statement::Rollback { chain: false, savepoint: None }
             );
         if matches!(self.state, TransactionState::Failed) && !is_ending {
@@ -156,9 +191,9 @@ impl Session {
             return Err(SqlError::new(sqlstate::FAILED_TRANSACTION, message));
         }
         if let TransactionState::Open { has_run, .. } = &mut self.state {
-            *has_run |= !matches!(parsed.statement, Statement::Set(_) | Statement::ShowVariable { .. });
+            *has_run |= !matches!(request.statement(), Statement::Set(_) | Statement::ShowVariable { .. });
         }
-        let outcome = self.dispatch(parsed).await;
+        let outcome = self.dispatch(request, as_of).await;
         if outcome.is_err() && !matches!(self.state, TransactionState::None) && !is_ending {
             self.state = TransactionState::Failed;
         }
@@ -171,10 +206,15 @@ impl Session {
         outcome
     }
 
-    async fn dispatch(&mut self, parsed: Parsed) -> Result<Outcome, SqlError> {
-        let Parsed { statement, as_of } = parsed;
-        match statement {
-            Statement::Query(query) => self.query(*query, as_of).await.map(Outcome::Rows),
+    async fn dispatch(&mut self, request: Request<'_>, as_of: Option<Lsn>) -> Result<Outcome, SqlError> {
+        request.check_parameters()?;
+        match request.statement() {
+            Statement::Query(_) => return self.query(request, as_of).await.map(Outcome::Rows),
+            statement if as_of.is_none() && is_writing(statement) => return self.write(&request).await,
+            _ => {}
+        }
+        let parameter_count = request.parameter_count();
+        match request.into_bound()? {
             Statement::Explain {
                 statement,
                 analyze,
@@ -184,15 +224,23 @@ impl Session {
                 format: None,
                 options: None,
                 ..
-            } => {
-                let Statement::Query(query) = *statement else {
-                    return Err(SqlError::unsupported("EXPLAIN of anything but a query"));
-                };
-                self.explain(*query, as_of, analyze, verbose).await.map(Outcome::Rows)
-            }
+            } => self.explain(*statement, as_of, analyze, verbose).await.map(Outcome::Rows),
             Statement::StartTransaction { modes, statements, .. } if statements.is_empty() => {
                 self.begin(&modes, as_of).await.map(Outcome::Done)
             }
+            Statement::Prepare { name, data_types, statement } => self
+                .prepare_named(&name, &data_types, Parsed { statement: *statement, as_of, parameter_count })
+                .map(Outcome::Done),
+            Statement::Execute {
+                name: Some(name),
+                parameters,
+                immediate: false,
+                output: false,
+                default: false,
+                into,
+                using,
+                ..
+            } if into.is_empty() && using.is_empty() => self.execute_named(&name, &parameters, as_of).await,
             other if as_of.is_some() => {
                 let word = other.to_string();
                 let word = word.split(' ').next().unwrap_or_default();
@@ -204,16 +252,7 @@ impl Session {
             Statement::ShowVariable { variable } => self.show(&variable).map(Outcome::Rows),
             Statement::Reset(reset) => self.reset(&reset).map(Outcome::Done),
             Statement::Call(procedure) => self.call(&procedure).await.map(Outcome::Rows),
-            Statement::Insert(_)
-            | Statement::Update(_)
-            | Statement::Delete(_)
-            | Statement::CreateTable(_)
-            | Statement::CreateIndex(_)
-            | Statement::AlterIndex { .. }
-            | Statement::AlterTable(_)
-            | Statement::Drop { .. }
-            | Statement::Truncate(_)
-            | Statement::CreateSchema { .. } => self.write(&statement).await,
+            Statement::Deallocate { name, .. } => self.deallocate(&name).map(Outcome::Done),
             other => {
                 let text = other.to_string();
                 let words: Vec<&str> = text.split_whitespace().take(2).collect();
@@ -243,18 +282,39 @@ impl Session {
         !matches!(self.state, TransactionState::None)
     }
 
-    async fn query(&mut self, query: Query, as_of: Option<Lsn>) -> Result<RowStream, SqlError> {
-        if let (TransactionState::Open { transaction, has_failed, .. }, None) = (&self.state, as_of) {
-            let rows = self.context(transaction.at()).query(transaction, query, None).await?;
-            return Ok(rows.telling(has_failed));
-        }
-        let transaction = self.snapshot(as_of).await?;
-        self.context(transaction.at()).query(&transaction, query, None).await
+    async fn query(&mut self, request: Request<'_>, as_of: Option<Lsn>) -> Result<RowStream, SqlError> {
+        let (fresh, open);
+        let (transaction, has_failed) = match (&self.state, as_of) {
+            (TransactionState::Open { transaction, has_failed, .. }, None) => {
+                open = Arc::clone(has_failed);
+                (&**transaction, Some(&open))
+            }
+            _ => {
+                fresh = self.snapshot(as_of).await?;
+                (&fresh, None)
+            }
+        };
+        self.interrupt.check()?;
+        let direct = request.direct(&transaction.catalog, self.settings.namespace());
+        let direct = direct.map(|direct| direct.read(transaction, request.parameters())).transpose()?.flatten();
+        let rows = match direct {
+            Some(rows) => rows,
+            None => {
+                let Statement::Query(query) = request.into_bound()? else {
+                    return Err(SqlError::internal("a query that is none"));
+                };
+                self.context(transaction.at()).query(transaction, *query, None).await?
+            }
+        };
+        Ok(match has_failed {
+            Some(has_failed) => rows.telling(has_failed),
+            None => rows,
+        })
     }
 
     async fn explain(
         &mut self,
-        query: Query,
+        statement: Statement,
         as_of: Option<Lsn>,
         analyze: bool,
         verbose: bool,
@@ -267,11 +327,25 @@ impl Session {
                 &fresh
             }
         };
-        let planned = self.context(transaction.at()).plan(transaction, query, None)?;
+        let direct = Direct::of(&statement, &transaction.catalog, self.settings.namespace());
+        let Statement::Query(query) = statement else {
+            return Err(SqlError::unsupported("EXPLAIN of anything but a query"));
+        };
+        if let Some(direct) = direct
+            && let Some(rows) = direct.read(transaction, &[])?
+        {
+            let mut text = direct.to_string();
+            if analyze {
+                let count: usize = rows.collect().await?.iter().map(arrow::array::RecordBatch::num_rows).sum();
+                text.push_str(&format!(", metrics=[output_rows={count}]"));
+            }
+            return one_column("QUERY PLAN", text.lines(), transaction.at());
+        }
+        let planned = self.context(transaction.at()).plan(transaction, *query, None)?;
         let text = if analyze {
             let task = planned.state.task_ctx();
             // Its rows are counted by the plan, and not kept.
-            let mut rows = datafusion::physical_plan::execute_stream(std::sync::Arc::clone(&planned.physical), task)?;
+            let mut rows = datafusion::physical_plan::execute_stream(Arc::clone(&planned.physical), task)?;
             while let Some(batch) = rows.next().await {
                 batch?;
             }
@@ -284,7 +358,7 @@ impl Session {
     }
 
     /// Runs a statement that writes: in the open transaction, or in one of its own, again and again while it loses races.
-    async fn write(&mut self, statement: &Statement) -> Result<Outcome, SqlError> {
+    async fn write(&mut self, request: &Request<'_>) -> Result<Outcome, SqlError> {
         self.engine.check_writable()?;
         if let TransactionState::Open { transaction, is_read_only, .. } = &mut self.state {
             if *is_read_only {
@@ -298,7 +372,7 @@ impl Session {
                 is_alone: false,
             };
             let before = transaction.savepoint();
-            let outcome = apply(&context, transaction, statement).await;
+            let outcome = apply(&context, transaction, request).await;
             if outcome.is_err() {
                 transaction.restore(before);
             }
@@ -314,7 +388,7 @@ impl Session {
             let mut transaction = self.snapshot(None).await?;
             transaction.set_isolation(self.settings.isolation());
             let at = transaction.at();
-            let mut applied = apply(&self.context(at), &mut transaction, statement).await?;
+            let mut applied = apply(&self.context(at), &mut transaction, request).await?;
             self.number = number;
             match self.commit_transaction(transaction).await {
                 Ok(committed) => {
@@ -426,74 +500,25 @@ impl Session {
     }
 }
 
+/// Whether a statement changes rows or the catalog.
+const fn is_writing(statement: &Statement) -> bool {
+    matches!(
+        statement,
+        Statement::Insert(_)
+            | Statement::Update(_)
+            | Statement::Delete(_)
+            | Statement::CreateTable(_)
+            | Statement::CreateIndex(_)
+            | Statement::AlterIndex { .. }
+            | Statement::AlterTable(_)
+            | Statement::Drop { .. }
+            | Statement::Truncate(_)
+            | Statement::CreateSchema { .. }
+    )
+}
+
 fn facts(engine: &Engine, settings: &Settings, last_write: Option<Lsn>, read: Lsn) -> SessionFacts {
     SessionFacts { visible: engine.visible(), read, last_write, namespace: settings.namespace().to_owned() }
-}
-
-/// What a writing statement has come to, before its transaction is committed.
-struct Applied {
-    done: Done,
-    /// An index to wait for behind the commit.
-    begun: Option<BegunIndex>,
-    returned: Option<RowStream>,
-}
-
-impl Applied {
-    fn into_outcome(self) -> Outcome {
-        match self.returned {
-            None => Outcome::Done(self.done),
-            Some(rows) => Outcome::Returned(rows, self.done),
-        }
-    }
-}
-
-/// Does what a writing statement says, in a transaction.
-async fn apply(
-    context: &StatementContext<'_>,
-    transaction: &mut Transaction,
-    statement: &Statement,
-) -> Result<Applied, SqlError> {
-    let counted = |tag: &str, rows: usize| Done { rows: Some(rows as u64), ..Done::tag(format!("{tag} {rows}")) };
-    let (mut begun, mut returned) = (None, None);
-    let mut changed = |tag: &str, changed: dml::Changed| {
-        returned = changed.returned;
-        counted(tag, changed.count)
-    };
-    let done = match statement {
-        Statement::Insert(insert) => Ok(changed("INSERT 0", dml::insert(context, transaction, insert).await?)),
-        Statement::Update(update) => Ok(changed("UPDATE", dml::update(context, transaction, update).await?)),
-        Statement::Delete(delete) => Ok(changed("DELETE", dml::delete(context, transaction, delete).await?)),
-        Statement::CreateTable(create) => match ddl::create_table(context, transaction, create).await? {
-            Some(rows) => Ok(counted("SELECT", rows)),
-            None => Ok(Done::tag("CREATE TABLE")),
-        },
-        Statement::CreateIndex(create) => {
-            begun = ddl::create_index(context, transaction, create)?;
-            Ok(Done::tag("CREATE INDEX"))
-        }
-        Statement::AlterIndex { name, operation } => {
-            ddl::alter_index(context, transaction, name, operation)?;
-            Ok(Done::tag("ALTER INDEX"))
-        }
-        Statement::AlterTable(alter) => {
-            ddl::alter_table(context, transaction, alter).await?;
-            Ok(Done::tag("ALTER TABLE"))
-        }
-        Statement::Truncate(truncate) => {
-            ddl::truncate(context, transaction, truncate)?;
-            Ok(Done::tag("TRUNCATE TABLE"))
-        }
-        Statement::CreateSchema { schema_name, if_not_exists, .. } => {
-            ddl::create_schema(transaction, schema_name, *if_not_exists)?;
-            Ok(Done::tag("CREATE SCHEMA"))
-        }
-        Statement::Drop { object_type, if_exists, names, cascade, temporary: false, .. } => {
-            ddl::drop_objects(context, transaction, *object_type, names, *if_exists, *cascade)?;
-            Ok(Done::tag(format!("DROP {object_type}")))
-        }
-        other => Err(SqlError::internal(format!("{other} writes nothing"))),
-    }?;
-    Ok(Applied { done, begun, returned })
 }
 
 /// A result of one column of text.
@@ -516,7 +541,7 @@ fn text_columns<'a, const N: usize>(
     let fields: Vec<_> = names.iter().map(|name| types::field(name, ElementType::Text.into(), false)).collect();
     let columns = builders.each_mut().map(types::ColumnBuilder::finish).to_vec();
     let schema = arrow::datatypes::Schema::new(fields);
-    Ok(RowStream::of(arrow::array::RecordBatch::try_new(std::sync::Arc::new(schema), columns)?, lsn))
+    Ok(RowStream::of(arrow::array::RecordBatch::try_new(Arc::new(schema), columns)?, lsn))
 }
 
 /// A statement outside a transaction that loses a race is run again so often.

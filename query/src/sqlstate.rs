@@ -2,6 +2,8 @@
 
 /// `08003`: there is no such session.
 pub const NO_SUCH_SESSION: &str = "08003";
+/// `08P01`: not as many values as a statement has parameters.
+pub const PROTOCOL_VIOLATION: &str = "08P01";
 /// `0A000`
 pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
 /// `21000`: a scalar subquery gave more than one row.
@@ -44,6 +46,8 @@ pub const READ_ONLY_TRANSACTION: &str = "25006";
 pub const NO_ACTIVE_TRANSACTION: &str = "25P01";
 /// `25P02`: the transaction has failed and waits for its ROLLBACK.
 pub const FAILED_TRANSACTION: &str = "25P02";
+/// `26000`: no statement was prepared under this name.
+pub const UNDEFINED_STATEMENT: &str = "26000";
 /// `2BP01`: other objects hang on it.
 pub const DEPENDENT_OBJECTS: &str = "2BP01";
 /// `3F000`
@@ -78,6 +82,10 @@ pub const CANNOT_COERCE: &str = "42846";
 pub const UNDEFINED_FUNCTION: &str = "42883";
 /// `42P01`
 pub const UNDEFINED_TABLE: &str = "42P01";
+/// `42P02`: there is nothing that stands for it.
+pub const UNDEFINED_PARAMETER: &str = "42P02";
+/// `42P05`: a statement was prepared under this name.
+pub const DUPLICATE_STATEMENT: &str = "42P05";
 /// `42P06`
 pub const DUPLICATE_SCHEMA: &str = "42P06";
 /// `42P07`
@@ -94,6 +102,8 @@ pub const TOO_MANY_COLUMNS: &str = "54011";
 pub const OUT_OF_MEMORY: &str = "53200";
 /// `53300`
 pub const TOO_MANY_CONNECTIONS: &str = "53300";
+/// `53400`: a session holds as much as it may.
+pub const CONFIGURATION_LIMIT: &str = "53400";
 /// `54000`
 pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
 /// `54001`: a statement too long or nested too deep.

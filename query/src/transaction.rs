@@ -136,6 +136,11 @@ impl Transaction {
         self.source.clone()
     }
 
+    /// As [`Transaction::source`], borrowed.
+    pub(crate) const fn source_ref(&self) -> &RowSource {
+        &self.source
+    }
+
     /// The row of this key as it is now.
     pub(crate) fn current_row(&mut self, table: &Table, key: &HeadKey) -> Result<Option<SeenRow>, SqlError> {
         let storage = table.schema().storage;
@@ -146,14 +151,6 @@ impl Transaction {
         let seen = self.source.seen(table, row.bytes.clone())?;
         self.looked_up = Some((storage, key.clone(), row));
         Ok(Some(seen))
-    }
-
-    /// The key of the row that has this place in a unique index.
-    pub(crate) fn key_of_code(&self, index: StorageId, code: &Bytes) -> Result<Option<Bytes>, SqlError> {
-        match self.source.writes.codes.get(&index).and_then(|codes| codes.get(code)) {
-            Some(key) => Ok(key.clone()),
-            None => Ok(self.source.pin.row(index, code)?.map(|entry| entry.bytes)),
-        }
     }
 
     /// Whether it has anything to commit.

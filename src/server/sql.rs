@@ -11,9 +11,9 @@ use highwater_proto::v1::sql_server::Sql;
 use highwater_proto::v1::{
     BeginRequest, BeginResponse, CloseSessionRequest, CloseSessionResponse, CommitRequest, CommitResponse, Completion,
     Durability, ExecuteRequest, ExecuteResponse, Format, OpenSessionRequest, OpenSessionResponse, RollbackRequest,
-    RollbackResponse, WriteNumber,
+    RollbackResponse, Value, WriteNumber, value::Kind,
 };
-use highwater_query::{Done, Interrupt, Outcome, Parsed, RowStream, Session, SqlError, sqlstate};
+use highwater_query::{Done, Interrupt, Outcome, Parameter, Parsed, Prepared, RowStream, Session, SqlError, sqlstate};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -51,6 +51,44 @@ impl Borrowed {
 
 type Answers = mpsc::Sender<ExecuteResponse>;
 
+/// What a call asks for: statements, or one with values for its parameters.
+enum Statements {
+    Parsed(Vec<Parsed>),
+    Prepared(Prepared, Vec<Parameter>),
+}
+
+impl Statements {
+    fn of(session: &mut Session, sql: &str, parameters: Vec<Value>) -> Result<Self, SqlError> {
+        if parameters.is_empty() {
+            return session.parse(sql).map(Self::Parsed);
+        }
+        let parameters = parameters.into_iter().map(parameter).collect();
+        Ok(Self::Prepared(session.prepare(sql)?, parameters))
+    }
+
+    /// The only statement.
+    fn into_single(self) -> Result<(Prepared, Vec<Parameter>), SqlError> {
+        match self {
+            Self::Prepared(prepared, parameters) => Ok((prepared, parameters)),
+            Self::Parsed(statements) => match <[Parsed; 1]>::try_from(statements) {
+                Ok([statement]) => Ok((Prepared::from(statement), Vec::new())),
+                Err(_) => Err(invalid("a numbered write is one statement")),
+            },
+        }
+    }
+}
+
+fn parameter(value: Value) -> Parameter {
+    match value.kind {
+        None => Parameter::Null,
+        Some(Kind::Bool(value)) => Parameter::Bool(value),
+        Some(Kind::Int(value)) => Parameter::Int(value),
+        Some(Kind::Double(value)) => Parameter::Double(value),
+        Some(Kind::Bytes(bytes)) => Parameter::Bytes(bytes.into()),
+        Some(Kind::Text(text)) => Parameter::Text(text),
+    }
+}
+
 impl SqlService {
     pub(super) const fn new(
         database: Arc<Database>,
@@ -84,18 +122,24 @@ impl SqlService {
             return Err(invalid("a numbered write is acknowledged when it is synced"));
         }
         set_durability(session, durability)?;
-        let statements = session.parse(&request.sql)?;
+        let statements = Statements::of(session, &request.sql, request.parameters)?;
         let Some(number) = request.number else {
-            for statement in statements {
-                let outcome = session.run(statement).await?;
-                give_outcome(outcome, format, &answers).await?;
+            match statements {
+                Statements::Parsed(statements) => {
+                    for statement in statements {
+                        let outcome = session.run(statement).await?;
+                        give_outcome(outcome, format, &answers).await?;
+                    }
+                }
+                Statements::Prepared(prepared, parameters) => {
+                    let outcome = session.run_prepared(&prepared, &parameters).await?;
+                    give_outcome(outcome, format, &answers).await?;
+                }
             }
             return Ok(());
         };
         let number = write_number(&number)?;
-        let Ok([statement]) = <[Parsed; 1]>::try_from(statements) else {
-            return Err(invalid("a numbered write is one statement"));
-        };
+        let (prepared, parameters) = statements.into_single()?;
         if !request.session.is_empty() {
             return Err(invalid("a numbered write without BEGIN has no session"));
         }
@@ -104,7 +148,7 @@ impl SqlService {
             Some(_) => None,
             None => {
                 session.number_commit(number);
-                Some(session.run(statement).await)
+                Some(session.run_prepared(&prepared, &parameters).await)
             }
         };
         // Without a commit of its own it may have met the rows of an earlier attempt that became visible meanwhile.

@@ -17,7 +17,7 @@ pub(super) fn assigned(table: &Table, place: usize, value: &Expr) -> Expr {
 }
 
 /// What a column holds where nothing is said.
-pub(super) fn default_expression(table: &Table, place: usize) -> Result<Expr, SqlError> {
+pub(crate) fn default_expression(table: &Table, place: usize) -> Result<Expr, SqlError> {
     match &table.schema().columns[place].default {
         Some(default) => parse_expression(default),
         None => Ok(Expr::Value(Literal::Null.into())),
@@ -55,7 +55,7 @@ pub(crate) fn encode_values(table: &Table, values: &[Option<Value<'_>>]) -> Resu
 }
 
 /// The value that a literal is in a column of this type; `None`: it is no literal, the planner has to see it.
-pub(super) fn literal_value(
+pub(crate) fn literal_value(
     expr: &Expr,
     column_type: ColumnType,
     column: &str,
@@ -82,6 +82,7 @@ pub(super) fn literal_value(
             },
             _ => None,
         },
+        Expr::Nested(inner) => literal_value(inner, column_type, column),
         _ => None,
     }
 }

@@ -171,7 +171,7 @@ fn existing(
     for (index, place) in places {
         let key = match index {
             None => Some(place.clone()),
-            Some(index) => transaction.key_of_code(*index, place)?,
+            Some(index) => transaction.source_ref().key_of_code(*index, place)?,
         };
         let source = transaction.source();
         match index {

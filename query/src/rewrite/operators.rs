@@ -180,7 +180,7 @@ pub(super) fn nested(expr: Expr) -> Expr {
     Expr::Nested(Box::new(expr))
 }
 
-pub(super) const fn null() -> Expr {
+pub(crate) const fn null() -> Expr {
     Expr::Value(datafusion::sql::sqlparser::ast::ValueWithSpan {
         value: Value::Null,
         span: datafusion::sql::sqlparser::tokenizer::Span::empty(),

@@ -1,0 +1,114 @@
+//! The way round the planner: statements that name one row by its whole key, or put rows of plain values into a table.
+//!
+//! ```text
+//!   SELECT columns FROM t WHERE <key>          <key>: every column of the primary key, or of a unique index, = a value
+//!   UPDATE t SET c = value, d = d + number WHERE <key>
+//!   DELETE FROM t WHERE <key>
+//!   INSERT INTO t VALUES (value, …), …
+//! ```
+//!
+//! Planning one of these takes many times what doing it does. It is an optimisation and no second meaning: what is not exactly of such a
+//! shape, a value that is not exactly of its column's type, and whatever would fail but for a taken key, goes to the planner, which
+//! answers in its own way.
+
+mod operand;
+mod read;
+mod shape;
+mod single;
+mod write;
+
+use std::sync::Arc;
+
+use datafusion::sql::sqlparser::ast::Statement;
+use highwater_materializers::Table;
+
+use crate::catalog::{CatalogView, QualifiedName};
+use crate::error::SqlError;
+use crate::parameter::Parameter;
+use crate::statement::RowStream;
+use crate::transaction::Transaction;
+use read::Read;
+use write::Write;
+
+/// A statement's way round the planner, for a table as it was when it was found.
+pub(crate) struct Direct {
+    /// The session's namespace, where the statement names none.
+    namespace: String,
+    name: QualifiedName,
+    table: Arc<Table>,
+    action: Action,
+}
+
+enum Action {
+    Read(Read),
+    Write(Write),
+}
+
+/// What EXPLAIN says of it.
+impl std::fmt::Display for Direct {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Action::Read(read) = &self.action else { return write!(f, "Write: {}", self.name) };
+        match read.index(&self.table) {
+            None => write!(f, "PointRead: {}, primary key", self.name),
+            Some(index) => write!(f, "PointRead: {}, index {}", self.name, index.name),
+        }
+    }
+}
+
+/// What a statement has written.
+pub(crate) struct Written {
+    /// PostgreSQL's command tag, without the number of rows.
+    pub(crate) tag: &'static str,
+    /// How many rows it has changed.
+    pub(crate) count: usize,
+}
+
+impl Direct {
+    /// The way of a statement, if it has one.
+    pub(crate) fn of(statement: &Statement, catalog: &CatalogView, namespace: &str) -> Option<Self> {
+        let shape = shape::Shape::of(statement)?;
+        let name = shape.name(namespace)?;
+        // Of what the system shows, there is no table.
+        let table = catalog.find(&name)?;
+        let action = match Read::of(&shape, &table) {
+            Some(read) => Action::Read(read),
+            None => Action::Write(Write::of(&shape, &table)?),
+        };
+        Some(Self { namespace: namespace.to_owned(), name, table, action })
+    }
+
+    /// Whether it is still the statement's way: the name means the same table in the same shape.
+    pub(crate) fn is_current(&self, catalog: &CatalogView, namespace: &str) -> bool {
+        self.namespace == namespace && catalog.find(&self.name).is_some_and(|table| Arc::ptr_eq(&table, &self.table))
+    }
+
+    /// Reads, if the statement reads and the values are of its columns' types.
+    ///
+    /// # Errors
+    /// Those of reading rows.
+    pub(crate) fn read(
+        &self,
+        transaction: &Transaction,
+        parameters: &[Parameter],
+    ) -> Result<Option<RowStream>, SqlError> {
+        match &self.action {
+            Action::Read(read) => read.rows(&self.table, transaction, parameters),
+            Action::Write(_) => Ok(None),
+        }
+    }
+
+    /// Writes, if the statement writes and the values are of its columns' types.
+    ///
+    /// # Errors
+    /// `23505`, `54000`; those of reading rows.
+    pub(crate) fn write(
+        &self,
+        transaction: &mut Transaction,
+        parameters: &[Parameter],
+    ) -> Result<Option<Written>, SqlError> {
+        match &self.action {
+            Action::Read(_) => Ok(None),
+            Action::Write(write) => write.apply(&self.table, transaction, parameters),
+        }
+    }
+}
