@@ -134,11 +134,11 @@ impl Draw {
     }
 }
 
-const COLUMNS: [&str; 14] = ["id", "name", "n", "s", "d", "at", "day", "b", "u", "f", "bytes", "v", "c", "doc"];
+const COLUMNS: [&str; 15] = ["r", "id", "name", "n", "s", "d", "at", "day", "b", "u", "f", "bytes", "v", "c", "doc"];
 
 const TABLES: &str = "
     CREATE TABLE t (id bigint PRIMARY KEY, name text UNIQUE, n integer DEFAULT 7, s smallint, d numeric(10,2), at timestamp(3),
-        day date, b boolean, u uuid, f double precision, bytes bytea, v varchar(5) NOT NULL DEFAULT 'v', c char(4), doc jsonb);
+        day date, b boolean, u uuid, f double precision, r real, bytes bytea, v varchar(5) NOT NULL DEFAULT 'v', c char(4), doc jsonb);
     CREATE TABLE two (a text, b integer, v text, w integer, PRIMARY KEY (b, a), UNIQUE (v, w))";
 
 /// A statement that goes round the planner, if its values let it, and one that means the same and is planned.
@@ -177,6 +177,27 @@ fn drawn(draw: &mut Draw) -> (String, String, usize) {
             filtered(format!("SELECT {items} FROM {table}"), filter, count)
         }
         3 => filtered(format!("DELETE FROM {table}"), filter, count),
+        4 if table == "t" && draw.next(3) == 0 => {
+            const LITERALS: [&str; 16] = [
+                "0",
+                "-0",
+                "-0.0",
+                "(-0)",
+                "1",
+                "-5",
+                "1.5",
+                "-2.005",
+                "1.00000005960464477540",
+                "16777217",
+                "true",
+                "'x'",
+                "'-0'",
+                "NULL",
+                "340282346638528859811704183484516925440",
+                "9007199254740993",
+            ];
+            filtered(format!("UPDATE t SET {column} = {}", draw.of(&LITERALS)), filter, count)
+        }
         4 if table == "t" => filtered(format!("UPDATE t SET {column} = ${}", count + 1), filter, count + 1),
         5 if table == "t" => {
             let moved =
@@ -324,6 +345,9 @@ fn values_are_given_as_many_as_there_are_parameters() {
             ("SET search_path = $1", &["x".into()], "error 42P02"),
             ("SELECT $1::text", &["a\0b".into()], "error 22021"),
             ("SELECT id FROM t LIMIT $1", &["many".into()], "error 22P02"),
+            ("SELECT id FROM t LIMIT $1", &[(-1).into()], "error 2201W"),
+            ("SELECT id FROM t OFFSET $1", &[(-1).into()], "error 2201X"),
+            ("SELECT 'a' LIKE 'a' ESCAPE $1", &["!".into()], "error 0A000"),
         ] {
             assert_eq!(side.run(sql, parameters).await, expected, "{sql}");
         }
@@ -373,5 +397,70 @@ fn values_are_never_read_as_statements() {
                 assert!(answered.ends_with(&format!("\n{text}|")), "{sql} with {text}: {answered}");
             }
         }
+    });
+}
+
+#[test]
+fn explaining_a_read_is_no_reading() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        database.sql("CREATE TABLE t (id bigint PRIMARY KEY)").await.unwrap();
+        for (explain, is_read) in [("EXPLAIN", false), ("EXPLAIN ANALYZE", true)] {
+            let (mut one, mut other) = (database.session(), database.session());
+            for (session, read, written) in [(&mut one, 40, 41), (&mut other, 41, 40)] {
+                session.execute("BEGIN ISOLATION LEVEL SERIALIZABLE").await.unwrap();
+                let explained = session.execute(&format!("{explain} SELECT * FROM t WHERE id = {read}")).await;
+                assert!(answer(explained).await.contains("PointRead"));
+                session.execute(&format!("INSERT INTO t VALUES ({written})")).await.unwrap();
+            }
+            one.execute("COMMIT").await.unwrap();
+            let last = answer(other.execute("COMMIT").await).await;
+            assert_eq!(last, if is_read { "error 40001" } else { "COMMIT" }, "{explain}");
+            database.sql("DELETE FROM t").await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_was_interrupted_before_is_not_begun() {
+    runtime().block_on(async {
+        let mut side = Side::new();
+        side.execute(TABLES).await;
+        let interrupt = highwater::Interrupt::default();
+        interrupt.raise();
+        side.session.interrupted_by(interrupt);
+        for sql in ["SELECT * FROM t WHERE id = 1", "INSERT INTO t (id) VALUES (1)", "DELETE FROM t WHERE id = 1"] {
+            assert_eq!(side.execute(sql).await, "error 57014", "{sql}");
+        }
+        side.session.interrupted_by(highwater::Interrupt::default());
+        assert!(side.execute("SELECT id FROM t").await.ends_with("false;"));
+    });
+}
+
+#[test]
+fn what_is_kept_and_what_is_repeated_has_bounds() {
+    runtime().block_on(async {
+        let mut side = Side::new();
+        let mut kept = 0;
+        let refused = loop {
+            match side.execute(&format!("PREPARE p{kept} AS SELECT {kept}")).await.as_str() {
+                "PREPARE" => kept += 1,
+                other => break other.to_owned(),
+            }
+        };
+        assert_eq!(refused, "error 53400");
+        assert!((500..2_000).contains(&kept), "{kept}");
+        assert_eq!(side.execute("DEALLOCATE p0").await, "DEALLOCATE");
+        assert_eq!(side.execute("PREPARE again AS SELECT 1").await, "PREPARE");
+        assert_eq!(side.execute("DEALLOCATE ALL").await, "DEALLOCATE ALL");
+        let long = "x".repeat(300_000);
+        assert_eq!(side.execute(&format!("PREPARE long AS SELECT '{long}'")).await, "error 53400");
+        assert_eq!(side.execute("EXECUTE long").await, "error 26000");
+        // A value is as long as it likes where it stands once; in several places it makes a statement longer.
+        let value = [Parameter::Text("x".repeat(2_000_000))];
+        assert!(side.run("SELECT length($1) AS l", &value).await.ends_with("\n2000000|"));
+        assert_eq!(side.run("SELECT length($1) + length($1) AS l", &value).await, "error 54001");
+        let value = [Parameter::Text("x".repeat(400_000))];
+        assert!(side.run("SELECT length($1) AS l WHERE $1 > 'a' AND $1 > 'b'", &value).await.ends_with("\n400000|"));
     });
 }

@@ -261,6 +261,7 @@ fn a_call_gives_values_for_parameters() {
         ] {
             let refused = execute(&mut sql, request(text, &kinds)).await.unwrap_err();
             assert_eq!(sqlstate(&refused), state, "{text}: {refused}");
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{text}: {refused}");
         }
         // By name, in a session.
         let opened = sql.open_session(OpenSessionRequest::default()).await.unwrap().into_inner();

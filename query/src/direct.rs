@@ -44,17 +44,6 @@ enum Action {
     Write(Write),
 }
 
-/// What EXPLAIN says of it.
-impl std::fmt::Display for Direct {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Action::Read(read) = &self.action else { return write!(f, "Write: {}", self.name) };
-        match read.index(&self.table) {
-            None => write!(f, "PointRead: {}, primary key", self.name),
-            Some(index) => write!(f, "PointRead: {}, index {}", self.name, index.name),
-        }
-    }
-}
-
 /// What a statement has written.
 pub(crate) struct Written {
     /// PostgreSQL's command tag, without the number of rows.
@@ -80,6 +69,18 @@ impl Direct {
     /// Whether it is still the statement's way: the name means the same table in the same shape.
     pub(crate) fn is_current(&self, catalog: &CatalogView, namespace: &str) -> bool {
         self.namespace == namespace && catalog.find(&self.name).is_some_and(|table| Arc::ptr_eq(&table, &self.table))
+    }
+
+    /// What EXPLAIN says of it, if the statement reads and its values are of its columns' types. Nothing is read.
+    pub(crate) fn explained(&self) -> Option<String> {
+        let Action::Read(read) = &self.action else { return None };
+        if !read.is_fitting(&[]) {
+            return None;
+        }
+        Some(match read.index(&self.table) {
+            None => format!("PointRead: {}, primary key", self.name),
+            Some(index) => format!("PointRead: {}, index {}", self.name, index.name),
+        })
     }
 
     /// Reads, if the statement reads and the values are of its columns' types.

@@ -62,6 +62,15 @@ impl Parameter {
         }
     }
 
+    /// The bytes of a value that has any outside itself.
+    const fn byte_len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len() * 2,
+            Self::Text(text) | Self::Typed { text, .. } => text.len(),
+            _ => 0,
+        }
+    }
+
     /// The expression that stands in the parameter's place.
     fn to_expr(&self) -> Result<Expr, SqlError> {
         let literal = |literal: Literal| Expr::Value(literal.into());
@@ -209,7 +218,7 @@ pub(crate) fn check_count(given: usize, wanted: usize) -> Result<(), SqlError> {
 ///
 /// # Errors
 /// `42P02` where the statement is none that takes parameters, or has one that there is no value for; `22021` for a zero byte;
-/// `22P02` for a number of rows that is none.
+/// `22P02` for a number of rows that is none; `54001` where long values stand in many places.
 pub(crate) fn bind(statement: &mut Statement, parameters: &[Parameter]) -> Result<(), SqlError> {
     let takes_parameters = matches!(
         statement,
@@ -229,7 +238,8 @@ pub(crate) fn bind(statement: &mut Statement, parameters: &[Parameter]) -> Resul
     if parameters.iter().any(has_zero) {
         return Err(SqlError::new(sqlstate::CHARACTER_NOT_IN_REPERTOIRE, "a parameter cannot hold a zero byte"));
     }
-    match statement.visit(&mut Binder { parameters }) {
+    let mut binder = Binder { parameters, is_put: vec![false; parameters.len()], repeated_bytes: 0 };
+    match statement.visit(&mut binder) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -237,18 +247,31 @@ pub(crate) fn bind(statement: &mut Statement, parameters: &[Parameter]) -> Resul
 
 struct Binder<'a> {
     parameters: &'a [Parameter],
+    /// Which stand in the statement already.
+    is_put: Vec<bool>,
+    /// Of values that stand in one more place.
+    repeated_bytes: usize,
 }
 
 impl Binder<'_> {
     /// Puts a value in an expression's place, if that is a parameter.
-    fn put(&self, expr: &mut Expr, form: impl Fn(&Parameter) -> Result<Expr, SqlError>) -> Result<(), SqlError> {
+    fn put(&mut self, expr: &mut Expr, form: impl Fn(&Parameter) -> Result<Expr, SqlError>) -> Result<(), SqlError> {
         let Some(place) = parameter_place(expr) else { return Ok(()) };
         let parameter = self.parameters.get(place).ok_or_else(|| no_parameter(&format!("${}", place + 1)))?;
+        if std::mem::replace(&mut self.is_put[place], true) {
+            self.repeated_bytes += parameter.byte_len();
+        }
+        if self.repeated_bytes > REPEATED_BYTES_MAX {
+            let message = format!(
+                "values of parameters that stand in several places have more than {REPEATED_BYTES_MAX} bytes there"
+            );
+            return Err(SqlError::new(sqlstate::STATEMENT_TOO_COMPLEX, message));
+        }
         *expr = form(parameter)?;
         Ok(())
     }
 
-    fn bind_query(&self, query: &mut Query) -> Result<(), SqlError> {
+    fn bind_query(&mut self, query: &mut Query) -> Result<(), SqlError> {
         if let Some(order_by) = &mut query.order_by
             && let OrderByKind::Expressions(keys) = &mut order_by.kind
         {
@@ -262,7 +285,7 @@ impl Binder<'_> {
         fetched.into_iter().try_for_each(|count| self.put(count, Parameter::to_row_count))
     }
 
-    fn bind_select(&self, select: &mut Select) -> Result<(), SqlError> {
+    fn bind_select(&mut self, select: &mut Select) -> Result<(), SqlError> {
         for item in &mut select.projection {
             // What becomes of it has another name.
             if let SelectItem::UnnamedExpr(expr) = item
@@ -301,7 +324,9 @@ impl VisitorMut for Binder<'_> {
     fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<SqlError> {
         match &value.value {
             // It is part of something else than an expression.
-            Literal::Placeholder(placeholder) => ControlFlow::Break(no_parameter(placeholder)),
+            Literal::Placeholder(placeholder) => {
+                ControlFlow::Break(SqlError::unsupported(&format!("the parameter {placeholder} in this place")))
+            }
             _ => ControlFlow::Continue(()),
         }
     }
@@ -309,5 +334,7 @@ impl VisitorMut for Binder<'_> {
 
 /// How many parameters a statement may have.
 pub(crate) const PARAMETERS_MAX: usize = 65_535;
+/// Planning takes its time over every byte of a statement, also of one that is short until its values stand in it.
+const REPEATED_BYTES_MAX: usize = 1024 * 1024;
 /// What PostgreSQL calls a column of no name.
 const UNNAMED: &str = "?column?";

@@ -110,8 +110,9 @@ impl RowSource {
         }
     }
 
-    /// The key of the row that has this place in a unique index.
+    /// The key of the row that has this place in a unique index. Of commits that are not visible yet, places are known and keys are not.
     pub(crate) fn key_of_code(&self, index: StorageId, code: &Bytes) -> Result<Option<Bytes>, SqlError> {
+        assert!(self.ahead.is_none(), "only sessions ask, and they do not look ahead");
         match self.writes.codes.get(&index).and_then(|codes| codes.get(code)) {
             Some(key) => Ok(key.clone()),
             None => Ok(self.pin.row(index, code)?.map(|entry| entry.bytes)),

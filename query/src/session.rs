@@ -332,10 +332,9 @@ impl Session {
             return Err(SqlError::unsupported("EXPLAIN of anything but a query"));
         };
         if let Some(direct) = direct
-            && let Some(rows) = direct.read(transaction, &[])?
+            && let Some(mut text) = direct.explained()
         {
-            let mut text = direct.to_string();
-            if analyze {
+            if analyze && let Some(rows) = direct.read(transaction, &[])? {
                 let count: usize = rows.collect().await?.iter().map(arrow::array::RecordBatch::num_rows).sum();
                 text.push_str(&format!(", metrics=[output_rows={count}]"));
             }

@@ -7,6 +7,7 @@ use crate::dml::literal_value;
 use crate::parameter::{Parameter, parameter_place};
 
 /// A value of a column, or what gives it.
+#[derive(Clone)]
 pub(super) enum Operand {
     /// It is known; `None`: NULL.
     Known(Option<OwnedValue>),
@@ -27,7 +28,12 @@ impl Operand {
     pub(super) fn of_assignment(expr: &Expr, column_type: ColumnType) -> Option<Self> {
         match parameter_place(expr) {
             Some(place) => Some(Self::Parameter(place)),
-            None => literal_value(expr, column_type, "")?.ok().map(Self::Known),
+            None => match Parameter::of_literal(expr) {
+                Some(literal) => assigned(&literal, column_type).map(Self::Known),
+                // A decimal is rounded once on its way into a float, or twice.
+                None if is_float(column_type) => None,
+                None => literal_value(expr, column_type, "")?.ok().map(Self::Known),
+            },
         }
     }
 
@@ -46,6 +52,10 @@ impl Operand {
             Self::Parameter(place) => assigned(parameters.get(*place)?, column_type),
         }
     }
+}
+
+const fn is_float(column_type: ColumnType) -> bool {
+    matches!(column_type, ColumnType::Scalar(ElementType::Real | ElementType::Double))
 }
 
 /// A value that equals in the column's type what it equals as it was given.
@@ -96,6 +106,8 @@ fn assigned(parameter: &Parameter, column_type: ColumnType) -> Option<Option<Own
         (Parameter::Text(text), _) if !text.contains('\0') => {
             parse_text(column_type, text, Excess::Refused).ok().map(Some)
         }
+        // A larger one is rounded once on its way into a real, or twice.
+        (Parameter::Int(value), ColumnType::Scalar(ElementType::Real)) if value.unsigned_abs() > 1 << 24 => None,
         (Parameter::Int(value), _) => {
             let digits = Literal::Number(value.to_string(), false);
             literal_value(&Expr::Value(digits.into()), column_type, "")?.ok()

@@ -56,6 +56,11 @@ impl Read {
         table.indexes().iter().find(|index| index.storage == storage)
     }
 
+    /// Whether the values are of the key's types.
+    pub(super) fn is_fitting(&self, parameters: &[Parameter]) -> bool {
+        self.single.key(parameters).is_some()
+    }
+
     pub(super) fn rows(
         &self,
         table: &Table,

@@ -5,7 +5,7 @@ use datafusion::sql::sqlparser::ast::Expr;
 use highwater_log::key::{self, HeadKey, KEY_BYTES_MAX};
 use highwater_log::position::{ColumnId, StorageId};
 use highwater_log::schema::IndexState;
-use highwater_log::value::{ColumnType, OwnedValue};
+use highwater_log::value::ColumnType;
 use highwater_materializers::Table;
 
 use super::operand::Operand;
@@ -74,21 +74,11 @@ impl Single {
     /// # Errors
     /// Those of reading rows.
     pub(super) fn row(&self, table: &Table, source: &RowSource, parameters: &[Parameter]) -> Result<Found, SqlError> {
-        let mut bytes = Vec::with_capacity(KEY_BYTES_EXPECTED);
-        for (column_type, operand) in &self.columns {
-            let value = match operand.compared(parameters, *column_type) {
-                None => return Ok(Found::Unknown),
-                // It equals nothing, but the other values are to be looked at.
-                Some(None) => return self.of_null(parameters),
-                Some(Some(value)) => value,
-            };
-            if key::encode([(*column_type, Some(OwnedValue::as_value(&value)))], &mut bytes).is_err() {
-                return Ok(Found::Unknown);
-            }
-        }
-        if bytes.len() > KEY_BYTES_MAX {
-            return Ok(Found::Unknown);
-        }
+        let bytes = match self.key(parameters) {
+            None => return Ok(Found::Unknown),
+            Some(None) => return Ok(Found::Nothing),
+            Some(Some(bytes)) => bytes,
+        };
         let storage = table.schema().storage;
         let key = match self.index {
             None => Bytes::from(bytes),
@@ -109,9 +99,17 @@ impl Single {
         })
     }
 
-    fn of_null(&self, parameters: &[Parameter]) -> Result<Found, SqlError> {
-        let mut all = self.columns.iter().map(|(column_type, operand)| operand.compared(parameters, *column_type));
-        Ok(if all.all(|value| value.is_some()) { Found::Nothing } else { Found::Unknown })
+    /// The key's bytes; `Some(None)`: a NULL is in it, which equals nothing; `None`: it is the planner's to say.
+    pub(super) fn key(&self, parameters: &[Parameter]) -> Option<Option<Vec<u8>>> {
+        let (mut bytes, mut has_null) = (Vec::with_capacity(KEY_BYTES_EXPECTED), false);
+        for (column_type, operand) in &self.columns {
+            match operand.compared(parameters, *column_type)? {
+                // The other values are looked at all the same.
+                None => has_null = true,
+                Some(value) => key::encode([(*column_type, Some(value.as_value()))], &mut bytes).ok()?,
+            }
+        }
+        (bytes.len() <= KEY_BYTES_MAX).then_some((!has_null).then_some(bytes))
     }
 }
 

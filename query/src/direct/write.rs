@@ -64,7 +64,8 @@ impl Write {
                 if rows.rows.iter().any(|row| row.content.len() != width) {
                     return None;
                 }
-                let rows = rows.rows.iter().map(|row| insert_row(table, &names, &row.content));
+                let template = Template::of(table, &names, width)?;
+                let rows = rows.rows.iter().map(|row| template.row(&row.content));
                 rows.collect::<Option<Vec<_>>>().map(Self::Insert)
             }
             Verb::Update { assignments, equals } => {
@@ -112,28 +113,50 @@ impl Write {
     }
 }
 
-/// What a row of VALUES says of every column, in the order of the layout.
-fn insert_row(table: &Table, names: &[String], row: &[Expr]) -> Option<Vec<Operand>> {
-    let columns = &table.schema().columns;
-    let is_wide_enough = if names.is_empty() { row.len() <= columns.len() } else { row.len() == names.len() };
-    let is_known = |name: &String| columns.iter().any(|column| column.name == *name);
-    let is_repeated = |(index, name): (usize, &String)| names[..index].contains(name);
-    if !is_wide_enough || !names.iter().all(is_known) || names.iter().enumerate().any(is_repeated) {
-        return None;
+/// How rows of VALUES become rows of a table.
+struct Template {
+    /// For each place of the layout what stands there where nothing is said.
+    operands: Vec<Operand>,
+    /// For each value of a row, its place in the layout and the column's type.
+    places: Vec<(usize, ColumnType)>,
+}
+
+impl Template {
+    /// For rows of so many values for the columns of these names; without names, for the first columns.
+    fn of(table: &Table, names: &[String], width: usize) -> Option<Self> {
+        let columns = &table.schema().columns;
+        let is_wide_enough = if names.is_empty() { width <= columns.len() } else { width == names.len() };
+        if !is_wide_enough {
+            return None;
+        }
+        let mut operands: Vec<Operand> = (0..table.layout().columns().len()).map(|_| Operand::Known(None)).collect();
+        let mut places: Vec<Option<(usize, ColumnType)>> = vec![None; width];
+        for (declared, column) in columns.iter().enumerate() {
+            let place = table.layout().index_of(column.id)?;
+            let at = match names {
+                [] => Some(declared).filter(|at| *at < width),
+                names => names.iter().position(|name| *name == column.name),
+            };
+            match at {
+                Some(at) => places[at] = Some((place, column.column_type)),
+                None => {
+                    let default = default_expression(table, declared).ok()?;
+                    operands[place] = Operand::of_assignment(&default, column.column_type)?;
+                }
+            }
+        }
+        // A name that is none, or is there twice, has found no column.
+        Some(Self { operands, places: places.into_iter().collect::<Option<_>>()? })
     }
-    let mut operands: Vec<Operand> = (0..table.layout().columns().len()).map(|_| Operand::Known(None)).collect();
-    for (place, column) in columns.iter().enumerate() {
-        let at = match names {
-            [] => Some(place),
-            names => names.iter().position(|name| *name == column.name),
-        };
-        let operand = match at.and_then(|at| row.get(at)) {
-            Some(expr) => Operand::of_assignment(expr, column.column_type)?,
-            None => Operand::of_assignment(&default_expression(table, place).ok()?, column.column_type)?,
-        };
-        operands[table.layout().index_of(column.id)?] = operand;
+
+    /// What a row says of every column, in the order of the layout.
+    fn row(&self, row: &[Expr]) -> Option<Vec<Operand>> {
+        let mut operands = self.operands.clone();
+        for ((place, column_type), value) in self.places.iter().zip(row) {
+            operands[*place] = Operand::of_assignment(value, *column_type)?;
+        }
+        Some(operands)
     }
-    Some(operands)
 }
 
 /// A row's bytes; `None`: the planner is to say what is wrong with it.

@@ -89,7 +89,11 @@ pub(crate) fn literal_value(
 
 fn number_value(digits: &str, column_type: ColumnType, column: &str) -> Result<OwnedValue, SqlError> {
     if let ColumnType::Scalar(ElementType::Real | ElementType::Double) = column_type {
-        return Ok(parse_text(column_type, digits, Excess::Refused)?);
+        // A literal is a whole number or a decimal first, and neither has a zero below zero.
+        let unsigned = digits.trim_start_matches('-');
+        let is_zero =
+            unsigned.bytes().take_while(|byte| !matches!(byte, b'e' | b'E')).all(|byte| matches!(byte, b'0' | b'.'));
+        return Ok(parse_text(column_type, if is_zero { unsigned } else { digits }, Excess::Refused)?);
     }
     if let Ok(integer) = digits.parse::<i64>() {
         return assigned_value(OwnedValue::Plain(Value::BigInt(integer)), ElementType::BigInt, column_type, column);

@@ -35,6 +35,7 @@ pub(super) async fn apply(
     request: &Request<'_>,
 ) -> Result<Applied, SqlError> {
     let counted = |tag: &str, rows: usize| Done { rows: Some(rows as u64), ..Done::tag(format!("{tag} {rows}")) };
+    context.interrupt.check()?;
     let direct = request.direct(&transaction.catalog, &context.facts.namespace);
     let written = direct.map(|direct| direct.write(transaction, request.parameters())).transpose()?.flatten();
     if let Some(Written { tag, count }) = written {

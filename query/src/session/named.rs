@@ -22,15 +22,15 @@ use crate::types;
 #[derive(Default)]
 pub(super) struct NamedStatements {
     by_name: HashMap<String, Named>,
-    /// Of all their texts.
-    text_bytes: usize,
+    /// Of all of them, roughly.
+    bytes: usize,
 }
 
 struct Named {
     prepared: Prepared,
     /// Of the first parameters, the types that were said.
     types: Vec<ColumnType>,
-    text_bytes: usize,
+    bytes: usize,
 }
 
 impl Session {
@@ -59,12 +59,13 @@ impl Session {
         }
         parsed.parameter_count = parsed.parameter_count.max(types.len());
         let text_bytes = parsed.statement.to_string().len();
-        if self.named.text_bytes + text_bytes > TEXT_BYTES_MAX {
-            let message = format!("the prepared statements of a session have at most {TEXT_BYTES_MAX} bytes of text");
+        let bytes = STATEMENT_BYTES + name.len() + std::mem::size_of_val(&types[..]) + text_bytes * TREE_BYTES_PER_TEXT;
+        if self.named.bytes + bytes > BYTES_MAX {
+            let message = "the session's prepared statements take more memory than they may: deallocate some";
             return Err(SqlError::new(sqlstate::CONFIGURATION_LIMIT, message));
         }
-        self.named.text_bytes += text_bytes;
-        self.named.by_name.insert(name, Named { prepared: parsed.into(), types, text_bytes });
+        self.named.bytes += bytes;
+        self.named.by_name.insert(name, Named { prepared: parsed.into(), types, bytes });
         Ok(Done::tag("PREPARE"))
     }
 
@@ -105,7 +106,7 @@ impl Session {
         }
         let name = folded(name);
         let named = self.named.by_name.remove(&name).ok_or_else(|| undefined(&name))?;
-        self.named.text_bytes -= named.text_bytes;
+        self.named.bytes -= named.bytes;
         Ok(Done::tag("DEALLOCATE"))
     }
 
@@ -157,4 +158,7 @@ fn undefined(name: &str) -> SqlError {
     SqlError::new(sqlstate::UNDEFINED_STATEMENT, format!("prepared statement \"{name}\" does not exist"))
 }
 
-const TEXT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a session's prepared statements take at most, reckoned so: each by itself, and for each byte of its text.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
+const STATEMENT_BYTES: usize = 16 * 1024;
+const TREE_BYTES_PER_TEXT: usize = 64;
