@@ -1,8 +1,11 @@
 //! The command line: standard output holds what was asked for and nothing else, exit codes mean something.
 
+mod backup;
 mod demo;
+mod doctor;
 mod feed;
 mod ingest;
+mod limits;
 mod log;
 mod output;
 mod place;
@@ -41,6 +44,10 @@ enum Command {
     Feed(feed::FeedCommand),
     /// Look into the log of a data directory, with the server stopped or running.
     Log(log::LogCommand),
+    /// Verify everything on disk, and say what to do.
+    Doctor(doctor::DoctorCommand),
+    /// Copy the database while it is in use.
+    Backup(backup::BackupCommand),
     /// Ingest change events from a file or standard input.
     Ingest(ingest::IngestCommand),
     /// Run SQL: a statement, a script, or a shell.
@@ -56,6 +63,8 @@ impl Cli {
             Command::Server(command) => command.run(),
             Command::Feed(command) => command.run(),
             Command::Log(command) => command.run(),
+            Command::Backup(command) => command.run(),
+            Command::Doctor(command) => command.run(),
             Command::Ingest(command) => command.run(),
             Command::Sql(command) => command.run(),
         };
@@ -238,10 +247,10 @@ fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 const REPLAY_SHOWN_FROM: u64 = 10_000;
 /// The command could not do what was asked.
 const FAILED: u8 = 1;
-/// What `log verify` has looked at is damaged.
+/// What `log verify` or `doctor` has looked at is damaged.
 const DAMAGED: u8 = 3;
 /// The input ended in the middle of something that is not committed.
 const INCOMPLETE: u8 = 4;
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 `log verify` found damage, \
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 `log verify` or `doctor` found damage, \
 4 the input of `ingest` ended inside a transaction or a snapshot.";

@@ -14,12 +14,13 @@ use highwater_proto::v1::changefeed_client::ChangefeedClient;
 use highwater_proto::v1::execute_response::Answer;
 use highwater_proto::v1::ingest_client::IngestClient;
 use highwater_proto::v1::ingest_request::Request as Fed;
+use highwater_proto::v1::operations_client::OperationsClient;
 use highwater_proto::v1::sql_client::SqlClient;
 use highwater_proto::v1::subscribe_request::Request as Wanted;
 use highwater_proto::v1::{
-    CloseSessionRequest, Completion, Cursor, DropFeedRequest, ExecuteRequest, ExecuteResponse, FeedStatus, Format,
-    IngestRequest, IngestResponse, IngestStart, ListFeedsRequest, OpenSessionRequest, SubscribeRequest,
-    SubscribeResponse, SubscribeStart,
+    BackupRequest, BackupResponse, CloseSessionRequest, Completion, Cursor, DropFeedRequest, ExecuteRequest,
+    ExecuteResponse, FeedStatus, Format, IngestRequest, IngestResponse, IngestStart, ListFeedsRequest,
+    OpenSessionRequest, SubscribeRequest, SubscribeResponse, SubscribeStart,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -133,6 +134,13 @@ impl Client {
         let pieces = ReceiverStream::new(pieces).map(|piece| IngestRequest { request: Some(Fed::Piece(piece.into())) });
         let mut ingest = IngestClient::new(self.channel.clone());
         Ok(ingest.ingest(futures::stream::iter([first]).chain(pieces)).await?.into_inner())
+    }
+}
+
+impl Client {
+    /// A copy of the server's log, in pieces.
+    pub(crate) async fn backup(&self) -> Result<Streaming<BackupResponse>, ClientError> {
+        Ok(OperationsClient::new(self.channel.clone()).backup(BackupRequest {}).await?.into_inner())
     }
 }
 

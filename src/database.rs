@@ -1,6 +1,9 @@
 //! The database, embedded: one directory, one process.
 
+mod backup;
+mod doctor;
 mod upkeep;
+mod views;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +12,18 @@ use highwater_changefeed::{Feed, FeedError, FeedOptions, FeedSource, FeedStart, 
 use highwater_log::env::Env;
 use highwater_log::sequencer::{Sequencer, SequencerOptions};
 use highwater_log::{
-    Background, CommitLog, LogError, LogId, Lsn, MemoryLog, ReadOnlyLog, Scrubbed, SegmentedLog, SegmentedOptions,
+    Background, CommitLog, LogError, LogId, LogMeter, Lsn, MemoryLog, ReadOnlyLog, Scrubbed, SegmentedLog,
+    SegmentedOptions,
 };
 use highwater_materializers::{FoldError, KvOptions, Materialized, Progress};
 use highwater_query::{Engine, EngineOptions, Outcome, Parameter, Session, SqlError};
+
+use crate::settings::{self, Setting};
+
+pub use backup::{Backup, BackupProgress};
+pub(crate) use backup::{back_up_closed, write as write_backup};
+pub(crate) use doctor::{drop_fold, verify_folds};
+pub(crate) use views::SettingsTable;
 
 /// A database, open for reading and writing.
 ///
@@ -35,6 +46,7 @@ pub struct Database {
     named_feeds: NamedFeeds,
     log: Log,
     upkeep: Background,
+    settings: Vec<Setting>,
     /// Where there is anything to write.
     index_builder: Option<Background>,
     /// Where the rows of a database in memory, or on a read-only file system, lie; it goes with the database.
@@ -185,9 +197,24 @@ impl Database {
         let (source, clock) = (feeds.clone(), Arc::clone(&env.clock));
         let named_feeds = NamedFeeds::start(source, sequencer.clone(), clock, options.queries.read_only.is_some())
             .map_err(|source| OpenError::Io { action: "start a thread", source })?;
+        let segmented = if let Log::Segmented(log) = &kind { Some(log) } else { None };
+        views::put(&engine, named_feeds.lister(), segmented);
+        let settings = settings::of_database(options);
+        engine.put_live_table(Arc::new(SettingsTable(settings.clone())));
         let upkeep = upkeep::start(folds.clone(), sequencer.clone(), log)
             .map_err(|source| OpenError::Io { action: "start a thread", source })?;
-        Ok(Self { engine, folds, sequencer, feeds, named_feeds, log: kind, upkeep, index_builder, _scratch: scratch })
+        Ok(Self {
+            engine,
+            folds,
+            sequencer,
+            feeds,
+            named_feeds,
+            log: kind,
+            upkeep,
+            settings,
+            index_builder,
+            _scratch: scratch,
+        })
     }
 
     /// Runs statements in a session of their own, and returns what the last one answers.
@@ -298,6 +325,27 @@ impl Database {
         }
     }
 
+    /// What it was opened with.
+    pub(crate) fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// What was written to the log, and how long it took; `None` in memory.
+    pub(crate) fn log_meter(&self) -> Option<&LogMeter> {
+        if let Log::Segmented(log) = &self.log { Some(log.meter()) } else { None }
+    }
+
+    /// Bytes of the log's files.
+    pub(crate) fn log_bytes(&self) -> Result<u64, LogError> {
+        let Log::Segmented(log) = &self.log else { return Ok(0) };
+        Ok(views::segments(log)?.iter().map(|segment| segment.bytes).sum())
+    }
+
+    /// The folds of the log.
+    pub(crate) const fn folds(&self) -> &Materialized {
+        &self.folds
+    }
+
     /// Replaces what the lock file says of this process, for people who meet it: the address, once there is one.
     pub fn note_owner(&self, owner: &str) {
         if let Log::Segmented(log) = &self.log {
@@ -311,7 +359,18 @@ impl Database {
     /// [`OpenError`]; nothing acknowledged is lost. Sessions that are still held keep the log from being marked as closed; that is
     /// only told in the program's log.
     pub fn close(self) -> Result<(), OpenError> {
-        let Self { engine, folds, sequencer, feeds, named_feeds, log, upkeep, index_builder, _scratch: scratch } = self;
+        let Self {
+            engine,
+            folds,
+            sequencer,
+            feeds,
+            named_feeds,
+            log,
+            upkeep,
+            settings: _,
+            index_builder,
+            _scratch: scratch,
+        } = self;
         drop((upkeep, index_builder, named_feeds, feeds));
         sequencer.stop("the database is closing");
         drop(engine);

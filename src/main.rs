@@ -1,5 +1,6 @@
 //! The command `highwater`.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -15,7 +16,8 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LEVELS));
     // A span that ends is told: those of applied commits, with the LSN, from the level `debug` on.
     let lines = tracing_subscriber::fmt().with_span_events(FmtSpan::CLOSE);
-    lines.with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_read_by_people = std::io::stderr().is_terminal();
+    lines.with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_read_by_people).init();
     Cli::parse().run()
 }
 

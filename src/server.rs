@@ -5,16 +5,19 @@ mod error;
 mod health;
 mod http;
 mod ingest;
+mod metrics;
 mod operations;
 mod results;
 mod sessions;
 mod sql;
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use highwater_log::env::Env;
 use highwater_materializers::Progress;
 use highwater_proto::DESCRIPTORS;
@@ -23,14 +26,15 @@ use highwater_proto::v1::ingest_server::IngestServer;
 use highwater_proto::v1::operations_server::OperationsServer;
 use highwater_proto::v1::sql_server::SqlServer;
 use highwater_query::STATEMENT_BYTES_MAX;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::Server as GrpcServer;
 use tonic::transport::server::TcpIncoming;
 
-use crate::Database;
+use crate::database::SettingsTable;
+use crate::{Database, settings};
 use changefeed::ChangefeedService;
 use health::{Health, Phase};
 use ingest::IngestService;
@@ -157,6 +161,8 @@ impl Server {
     pub fn ready(self, database: Arc<Database>) -> ReadyServer {
         database.note_owner(&format!("process {}, grpc http://{}", std::process::id(), self.addresses.grpc));
         let sessions = Arc::new(Sessions::new(&self.options, Env::system()));
+        let settings = database.settings().iter().cloned().chain(settings::of_server(&self.options)).collect();
+        database.engine().put_live_table(Arc::new(SettingsTable(settings)));
         self.health.serve(Arc::clone(&database), Arc::clone(&sessions));
         ReadyServer { server: self, database, sessions }
     }
@@ -190,10 +196,13 @@ impl ReadyServer {
             .max_decoding_message_size(STATEMENT_BYTES_MAX + MESSAGE_OVERHEAD_BYTES)
             .max_encoding_message_size(usize::MAX);
         let feeds = ChangefeedService::new(Arc::clone(&database), Arc::clone(&health), stopped.clone());
-        let feeds = ChangefeedServer::new(feeds).max_encoding_message_size(usize::MAX);
+        let feeds = ChangefeedServer::new(feeds)
+            .max_decoding_message_size(FEED_REQUEST_BYTES_MAX)
+            .max_encoding_message_size(usize::MAX);
         let ingest = IngestService::new(Arc::clone(&database), threads.handle().clone(), stopped.clone());
         let ingest = IngestServer::new(ingest).max_decoding_message_size(STATEMENT_BYTES_MAX + MESSAGE_OVERHEAD_BYTES);
-        let operations = OperationsServer::new(OperationsService::new(Arc::clone(&health)));
+        let operations = OperationsService::new(Arc::clone(&database), Arc::clone(&health), stopped.clone());
+        let operations = OperationsServer::new(operations);
         let router = GrpcServer::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .add_service(health_service)
@@ -209,7 +218,7 @@ impl ReadyServer {
             let _ = ended.wait_for(|is_stopping| *is_stopping).await;
         };
         // A change goes out when it is there: small messages don't wait for the acknowledgement of those before.
-        let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+        let incoming = patient(TcpIncoming::from(grpc).with_nodelay(Some(true)));
         let serving = router.serve_with_incoming_shutdown(incoming, shutdown);
         tokio::pin!(serving);
         tokio::pin!(stop);
@@ -239,6 +248,8 @@ impl ReadyServer {
         threads.shutdown_background();
         health.forget_database();
         http.shutdown().await;
+        // A page of metrics that nobody waits for any more holds the database.
+        drop(health.metrics_turn().await);
         match cause {
             None => Ok(()),
             Some(cause) => Err(ServerError::Poisoned { cause }),
@@ -279,6 +290,24 @@ fn statement_threads() -> Result<tokio::runtime::Runtime, ServerError> {
         .map_err(ServerError::Threads)
 }
 
+/// Connections as they come. When the process has no room for another one it goes on as soon as there is some: the error would end the
+/// server.
+fn patient(
+    incoming: impl Stream<Item = io::Result<TcpStream>> + Send,
+) -> impl Stream<Item = io::Result<TcpStream>> + Send {
+    incoming.filter_map(async |connection| match connection {
+        Err(error) if error.raw_os_error().is_some() => {
+            // Some of them mean one connection that is gone already.
+            if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+                tracing::warn!(%error, "cannot take another connection");
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+            }
+            None
+        }
+        connection => Some(connection),
+    })
+}
+
 async fn listen(address: SocketAddr, is_insecure: bool) -> Result<(TcpListener, SocketAddr), ServerError> {
     if !address.ip().is_loopback() && !is_insecure {
         return Err(ServerError::NotLoopback { address });
@@ -290,8 +319,11 @@ async fn listen(address: SocketAddr, is_insecure: bool) -> Result<(TcpListener, 
 }
 
 const MESSAGE_OVERHEAD_BYTES: usize = 64 * 1024;
+/// What a feed tells is said in texts of people's making.
+const FEED_REQUEST_BYTES_MAX: usize = 1024 * 1024;
 const STATEMENT_THREADS_MIN: usize = 8;
 const STATEMENT_STACK_BYTES: usize = 8 * 1024 * 1024;
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 /// How often the server looks after idle sessions and the log's health.
 const WATCH_EVERY: Duration = Duration::from_millis(500);

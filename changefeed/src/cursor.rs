@@ -13,7 +13,8 @@ use highwater_log::{LogId, Lsn};
 ///   ════════ dealt with ════════╡ next
 /// ```
 ///
-/// Cursors of one log are ordered. Another log's is refused wherever one is taken. As text it is `log id/lsn/position`.
+/// Cursors of one log are ordered. Another log's is refused wherever one is taken, unless this log goes on from that one and has all
+/// commits up to there. As text it is `log id/lsn/position`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cursor {
     /// The log.

@@ -31,7 +31,8 @@ pub enum FeedError {
         /// Where the feed begins.
         lsn: Lsn,
     },
-    /// The cursor is of another log: of another database, or of one that this one was restored over. Take a snapshot.
+    /// The cursor is of another log: of another database, or of one of which this one is a backup, and beyond what the two have in
+    /// common. Take a snapshot.
     #[error("the cursor is of log {given}, this database's log is {own}: begin again with a snapshot")]
     OtherLog {
         /// The cursor's log.

@@ -17,5 +17,5 @@ pub use cursor::{Cursor, CursorSyntaxError};
 pub use error::FeedError;
 pub use event::{EncodeError, Encoder, Event, Operation, RowChange, SharedText, SnapshotPlace};
 pub use feed::{Batch, BatchKind, Feed, FeedOptions, FeedSource, FeedStart};
-pub use named::{Claim, FeedStatus, NamedFeed, NamedFeeds};
+pub use named::{Claim, FeedLister, FeedStatus, NamedFeed, NamedFeeds};
 pub use selection::{FittedSelection, Selected, Selection, SelectionError, Selector, TableSpec};

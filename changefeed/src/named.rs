@@ -81,6 +81,20 @@ pub enum Claim {
     TakeOver,
 }
 
+/// Lists named feeds ([`NamedFeeds::list`]), and keeps nobody from closing them.
+#[derive(Clone)]
+pub struct FeedLister(Weak<Shared>);
+
+impl FeedLister {
+    /// All named feeds, by name; none once they are closed.
+    ///
+    /// # Errors
+    /// As [`NamedFeeds::list`].
+    pub fn list(&self) -> Result<Vec<FeedStatus>, FeedError> {
+        self.0.upgrade().map_or(Ok(Vec::new()), |shared| shared.list())
+    }
+}
+
 /// A named feed as its owner reads it.
 pub struct NamedFeed {
     id: u64,
@@ -227,37 +241,13 @@ impl NamedFeeds {
     /// # Errors
     /// [`FeedError::Snapshot`], [`FeedError::Log`] when rows or log cannot be read.
     pub fn list(&self) -> Result<Vec<FeedStatus>, FeedError> {
-        let source = &self.shared.source;
-        let visible = source.visible();
-        let catalog = source.folds().catalog();
-        let mut feeds = Vec::new();
-        for (id, made, schema) in catalog.feeds(visible) {
-            let acknowledged = source.folds().feed_position(id, visible)?;
-            let is_owned = self.shared.state().standings.get(&id).is_some_and(|standing| standing.owners.is_owned());
-            let table = |of: &FeedTable| {
-                let table = catalog.table(of.table, visible).or_else(|| catalog.table_at_version(of.table, of.version));
-                table.map(|table| format!("{}.{}", table.schema().namespace, table.schema().name))
-            };
-            let tables = schema.tables.iter().filter_map(table).collect();
-            let behind = acknowledged.map(|acknowledged| acknowledged.lsn);
-            let held_commits = behind.map_or(0, |lsn| visible.value().saturating_sub(lsn.value()));
-            let held_bytes = behind.map_or(Ok(0), |lsn| source.bytes_after(lsn))?;
-            let first = behind.filter(|lsn| *lsn < visible).map(Lsn::next);
-            let held_since_micros = first.map(|lsn| source.time_of(lsn)).filter(|micros| *micros > 0);
-            feeds.push(FeedStatus {
-                id,
-                schema,
-                tables,
-                made,
-                acknowledged,
-                is_owned,
-                held_commits,
-                held_bytes,
-                held_since_micros,
-            });
-        }
-        feeds.sort_by(|a, b| a.schema.name.cmp(&b.schema.name));
-        Ok(feeds)
+        self.shared.list()
+    }
+
+    /// What lists the feeds for as long as there is somebody who has them.
+    #[must_use]
+    pub fn lister(&self) -> FeedLister {
+        FeedLister(Arc::downgrade(&self.shared))
     }
 
     async fn find_or_make(
@@ -359,10 +349,7 @@ impl NamedFeed {
     /// [`FeedError::Closed`].
     pub fn acknowledge(&self, cursor: Cursor) -> Result<(), FeedError> {
         let shared = self.shared.upgrade().ok_or(FeedError::Closed)?;
-        let own = shared.source.log_id();
-        if cursor.log != own {
-            return Err(FeedError::OtherLog { given: cursor.log, own });
-        }
+        let cursor = shared.source.own(cursor)?;
         if self.told.is_none_or(|told| cursor > told) {
             return Err(FeedError::NotTold { cursor });
         }
@@ -393,6 +380,40 @@ fn check_name(name: &str) -> Result<(), FeedError> {
 }
 
 impl Shared {
+    fn list(&self) -> Result<Vec<FeedStatus>, FeedError> {
+        let source = &self.source;
+        let visible = source.visible();
+        let catalog = source.folds().catalog();
+        let mut feeds = Vec::new();
+        for (id, made, schema) in catalog.feeds(visible) {
+            let acknowledged = source.folds().feed_position(id, visible)?;
+            let is_owned = self.state().standings.get(&id).is_some_and(|standing| standing.owners.is_owned());
+            let table = |of: &FeedTable| {
+                let table = catalog.table(of.table, visible).or_else(|| catalog.table_at_version(of.table, of.version));
+                table.map(|table| format!("{}.{}", table.schema().namespace, table.schema().name))
+            };
+            let tables = schema.tables.iter().filter_map(table).collect();
+            let behind = acknowledged.map(|acknowledged| acknowledged.lsn);
+            let held_commits = behind.map_or(0, |lsn| visible.value().saturating_sub(lsn.value()));
+            let held_bytes = behind.map_or(Ok(0), |lsn| source.bytes_after(lsn))?;
+            let first = behind.filter(|lsn| *lsn < visible).map(Lsn::next);
+            let held_since_micros = first.map(|lsn| source.time_of(lsn)).filter(|micros| *micros > 0);
+            feeds.push(FeedStatus {
+                id,
+                schema,
+                tables,
+                made,
+                acknowledged,
+                is_owned,
+                held_commits,
+                held_bytes,
+                held_since_micros,
+            });
+        }
+        feeds.sort_by(|a, b| a.schema.name.cmp(&b.schema.name));
+        Ok(feeds)
+    }
+
     fn is_closing(&self) -> bool {
         self.is_closing.load(Ordering::Acquire)
     }

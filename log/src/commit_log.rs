@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::base::{BaseHeader, BaseReader, BaseWriter};
@@ -29,6 +30,11 @@ use crate::position::{Epoch, LogId, Lsn};
 pub trait CommitLog: Send + Sync + 'static {
     /// The log's identity.
     fn id(&self) -> LogId;
+
+    /// The logs that this one goes on from, the first one first: positions in them are positions here, each up to an LSN.
+    fn parents(&self) -> &[Parent] {
+        &[]
+    }
 
     /// The epoch of this opening.
     fn epoch(&self) -> Epoch;
@@ -107,6 +113,16 @@ pub trait CommitLog: Send + Sync + 'static {
     fn trim(&self, to: Lsn) -> Result<Lsn, LogError> {
         Err(LogError::BeyondBase { to, base: Lsn::ORIGIN })
     }
+}
+
+/// A log that another one goes on from: the other was opened as a backup of this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    /// Its identity.
+    pub log: LogId,
+    /// The last commit that the two have in common.
+    pub lsn: Lsn,
 }
 
 /// Where a reader fetches commits.

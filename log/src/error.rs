@@ -95,6 +95,27 @@ pub enum LogError {
         /// What the image is of; the origin when there is none.
         base: Lsn,
     },
+    /// What was still to be copied is trimmed away. Begin the copy again.
+    #[error("the log was trimmed while it was copied: begin again")]
+    TrimmedMeanwhile,
+    /// A backup is written into a directory of its own. Nothing was changed.
+    #[error("{path} is not empty: a backup needs a directory of its own", path = path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A backup that was not opened yet has nothing to be asked of: its opening would make a log of its own of it. Copy its directory.
+    #[error("{path} is a backup that was not opened yet: copy its files", path = path.display())]
+    Unopened {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What came is no backup, or not all of one. Begin the copy again.
+    #[error("this is no whole backup of a log: {what}")]
+    NotABackup {
+        /// What was found.
+        what: String,
+    },
     /// There is no log in the directory.
     #[error("no log in {path}", path = path.display())]
     Missing {

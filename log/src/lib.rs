@@ -16,6 +16,7 @@ mod error;
 pub mod frame;
 pub mod key;
 mod memory;
+pub mod meter;
 pub mod position;
 pub mod row;
 pub mod schema;
@@ -26,11 +27,11 @@ pub mod value;
 
 pub use background::{Background, Pauses};
 pub use commit::{Change, Commit, CommitHeader};
-pub use commit_log::{CommitLog, LogReader};
+pub use commit_log::{CommitLog, LogReader, Parent};
 pub use error::{Damage, LogError, NotWritten, error_chain};
 pub use memory::MemoryLog;
 pub use position::{Epoch, LogId, Lsn};
 pub use segmented::{
-    LogView, ReadOnlyLog, ScrubOptions, Scrubbed, SegmentState, SegmentSummary, SegmentedLog, SegmentedOptions,
-    Verification,
+    BackupHeader, BackupPiece, BackupReader, BackupWriter, LogMeter, LogView, ReadOnlyLog, ScrubOptions, Scrubbed,
+    SegmentState, SegmentSummary, SegmentedLog, SegmentedOptions, Verification,
 };

@@ -11,6 +11,7 @@
 //! the next segment is prepared, the manifest follows, and a mark tells the last sync when the log falls idle. Whole segments at the
 //! beginning are trimmed away when a base image holds what their commits amount to; their files become segments again.
 
+mod backup;
 mod base;
 mod directory;
 mod index;
@@ -41,10 +42,13 @@ use tokio::sync::watch;
 use crate::background::Background;
 use crate::base::{BaseHeader, BaseReader, BaseWriter};
 use crate::commit::{EncodedCommit, Group};
-use crate::commit_log::{CommitLog, LogReader};
+use crate::commit_log::{CommitLog, LogReader, Parent};
 use crate::env::{Access, DiskLock, Env, LockError};
 use crate::error::{LogError, NotWritten};
+use crate::frame::frame_bytes;
+use crate::meter::{Counter, Histogram};
 use crate::position::{Epoch, LogId, Lsn, SegmentId};
+pub use backup::{BackupHeader, BackupPiece, BackupReader, BackupWriter};
 use base::BaseFileSink;
 use directory::{Directory, Identity, Prepared, SEGMENT_HEADER_BYTES};
 use index::Place;
@@ -117,6 +121,16 @@ struct Shared {
     is_space_low: AtomicBool,
     bell: Bell,
     scrubbed: Mutex<Scrubbed>,
+    meter: LogMeter,
+}
+
+/// What was written, and how long it took.
+#[derive(Debug, Default)]
+pub struct LogMeter {
+    /// Syncs that made commits durable, in microseconds.
+    pub sync_micros: Histogram,
+    /// Bytes of frames that were appended.
+    pub appended_bytes: Counter,
 }
 
 /// The end of the log, under one lock: an append, a sync and a mark exclude one another.
@@ -142,16 +156,25 @@ impl SegmentedLog {
     fn open_judging(env: &Env, path: &Path, options: SegmentedOptions, judgement: Judgement) -> Result<Self, LogError> {
         let directory = Directory { disk: Arc::clone(&env.disk), path: path.to_owned() };
         directory.disk.create_dir(path).map_err(directory.failed("create", path))?;
-        let lock_path = directory.lock_path();
-        let lock = directory.disk.lock(&lock_path, &options.owner).map_err(|error| match error {
-            LockError::Held { holder } => LogError::Locked { path: lock_path.clone(), holder },
-            LockError::Io(source) => LogError::Io { action: "lock", path: lock_path.clone(), source },
-        })?;
+        let lock = Self::lock(env, path, &options.owner)?;
         let shared = Arc::new(Shared::open(env, directory, options, judgement)?);
         let maintenance = shared.options.is_self_maintained.then(|| Maintenance::start(&shared));
         let scrub = shared.options.scrub.filter(|_| shared.options.is_self_maintained);
         let scrubber = scrub.and_then(|options| scrub::start(&shared, options));
         Ok(Self { shared, maintenance, scrubber, lock })
+    }
+
+    /// Locks the directory of a log, as an opening for writing does, until what is returned is dropped; `owner` is what others read who
+    /// meet the lock.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`], [`LogError::Io`].
+    pub fn lock(env: &Env, path: &Path, owner: &str) -> Result<Box<dyn DiskLock>, LogError> {
+        let path = Directory { disk: Arc::clone(&env.disk), path: path.to_owned() }.lock_path();
+        env.disk.lock(&path, owner).map_err(|error| match error {
+            LockError::Held { holder } => LogError::Locked { path, holder },
+            LockError::Io(source) => LogError::Io { action: "lock", path, source },
+        })
     }
 
     /// Replaces what the lock file says of its holder: its address, once it listens.
@@ -182,6 +205,28 @@ impl SegmentedLog {
         self.shared.scrubbed().clone()
     }
 
+    /// What was written, and how long it took.
+    #[must_use]
+    pub fn meter(&self) -> &LogMeter {
+        &self.shared.meter
+    }
+
+    /// The segments, rising: those that are kept, and those prepared ahead.
+    ///
+    /// # Errors
+    /// [`LogError::Io`], also when one was trimmed away meanwhile.
+    pub fn segments(&self) -> Result<Vec<SegmentSummary>, LogError> {
+        self.shared.segments()
+    }
+
+    /// Begins a backup of everything that is durable now; commits go on meanwhile.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`], [`LogError::TrimmedMeanwhile`], [`LogError::Io`].
+    pub fn backup(&self) -> Result<BackupReader, LogError> {
+        self.shared.begin_backup()
+    }
+
     /// Closes the log so that its end is known: a later opening that finds less refuses.
     ///
     /// # Errors
@@ -208,6 +253,7 @@ impl Shared {
         options: SegmentedOptions,
         judgement: Judgement,
     ) -> Result<Self, LogError> {
+        directory.check_finished()?;
         let (mut present, generations) = directory.list()?;
         let mut manifest = match Manifest::load(&directory, &generations)? {
             Some(manifest) => manifest,
@@ -219,7 +265,8 @@ impl Shared {
             }
         };
         let identity = manifest.identity();
-        let witness = options.witness_of(manifest.log);
+        // A backup goes back to before what the folds of its log have seen.
+        let witness = if manifest.is_backup { Lsn::ORIGIN } else { options.witness_of(manifest.log) };
         let tail = recovery::find_tail(&directory, identity, &manifest, &present, witness, judgement)?;
         recovery::settle(&directory, &tail)?;
         let mut ready = VecDeque::new();
@@ -255,11 +302,17 @@ impl Shared {
         manifest.sealed = tail.sealed;
         manifest.active = active.id;
         manifest.clean = None;
-        manifest.store(&directory)?;
+        if manifest.is_backup {
+            manifest.begin_own(LogId::from_bytes(env.entropy.draw()), tail.complete);
+            // An older generation would make another log of it.
+            manifest.store_in_all_generations(&directory)?;
+        } else {
+            manifest.store(&directory)?;
+        }
         directory.tidy(manifest.first, manifest.base);
         let (epoch, durable_end) = (manifest.epoch, (active.id, at.offset));
         let (index, tail_bytes) = (tail.index(), options.tail_bytes_max);
-        let reading = Reading::new(directory, identity, index, tail_bytes, tail.complete, durable_end, &manifest);
+        let reading = Reading::new(directory, index, tail_bytes, tail.complete, durable_end, &manifest);
         supply.manifest = manifest;
         let writer = Writer::new(identity, epoch, active, at, &written, tail.complete);
         let told = tail.synced;
@@ -274,6 +327,7 @@ impl Shared {
             is_space_low: AtomicBool::new(false),
             bell: Bell::default(),
             scrubbed: Mutex::default(),
+            meter: LogMeter::default(),
             options,
         };
         Ok(shared)
@@ -320,6 +374,8 @@ impl Shared {
         }
         outcome.map_err(|failure| self.append_failed(failure))?;
         self.reading.index().learn(segment, place);
+        let parts = group.commits.iter().flat_map(EncodedCommit::parts);
+        self.meter.appended_bytes.add(parts.map(|part| frame_bytes(part.len())).sum());
         writing.told = synced;
         writing.pending.extend(group.commits.iter().cloned().map(Arc::new));
         if writing.writer.active() != segment {
@@ -335,8 +391,10 @@ impl Shared {
         if writing.pending.is_empty() {
             return Ok(appended);
         }
+        let begun = self.env.clock.monotonic();
         writing.writer.sync().map_err(|error| self.reading.poison_with(&error))?;
         writing.synced_at = self.env.clock.monotonic();
+        self.meter.sync_micros.note_micros(writing.synced_at.saturating_sub(begun));
         *self.reading.durable_end() = (writing.writer.active(), writing.writer.offset());
         {
             let mut tail = self.reading.tail();
@@ -399,6 +457,27 @@ impl Shared {
         Ok(())
     }
 
+    fn segments(&self) -> Result<Vec<SegmentSummary>, LogError> {
+        let directory = &self.reading.directory;
+        // In this order: one that comes into use in between is among those up to the active one.
+        let ready: Vec<_> = self.supply().ready.iter().map(|segment| segment.id).collect();
+        let active = self.writing().writer.active();
+        let used = (self.reading.first_segment().value()..=active.value()).map(SegmentId::new);
+        used.chain(ready.into_iter().filter(|id| *id > active))
+            .map(|id| {
+                let path = directory.segment_path(id);
+                let bytes = directory.open(&path, Access::Read)?.byte_len();
+                let bytes = bytes.map_err(directory.failed("look at", &path))?;
+                let (state, first) = match id.cmp(&active) {
+                    std::cmp::Ordering::Less => (SegmentState::Sealed, self.reading.complete_before(id)?),
+                    std::cmp::Ordering::Equal => (SegmentState::Active, self.reading.complete_before(id)?),
+                    std::cmp::Ordering::Greater => (SegmentState::Prepared, None),
+                };
+                Ok(SegmentSummary { id, bytes, state, first: first.map(|(complete, _)| complete.next()) })
+            })
+            .collect()
+    }
+
     fn has_told_all(&self) -> bool {
         self.writing().told >= *self.reading.durable.borrow()
     }
@@ -424,7 +503,11 @@ impl Shared {
 
 impl CommitLog for SegmentedLog {
     fn id(&self) -> LogId {
-        self.shared.reading.identity.log
+        self.shared.reading.log
+    }
+
+    fn parents(&self) -> &[Parent] {
+        &self.shared.reading.parents
     }
 
     fn epoch(&self) -> Epoch {
@@ -499,20 +582,14 @@ impl Drop for SegmentedLog {
 
 impl std::fmt::Debug for SegmentedLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "SegmentedLog {} in {}",
-            self.shared.reading.identity.log,
-            self.shared.reading.directory.path.display()
-        )
+        write!(f, "SegmentedLog {} in {}", self.shared.reading.log, self.shared.reading.directory.path.display())
     }
 }
 
 impl SegmentedOptions {
     /// The highest LSN of `log` that a witness tells.
     fn witness_of(&self, log: LogId) -> Lsn {
-        let witnesses = self.witnesses.iter().filter(|(witnessed, _)| *witnessed == log).map(|(_, lsn)| *lsn);
-        witnesses.max().unwrap_or(Lsn::ORIGIN)
+        proven_by(&self.witnesses, log)
     }
 
     fn segment_bytes(&self, id: SegmentId) -> u64 {
@@ -530,6 +607,12 @@ impl NotWritten {
             _ => Self::Io(error.to_string().into()),
         }
     }
+}
+
+/// The highest LSN of `log` that any of the witnesses tells.
+fn proven_by(witnesses: &[(LogId, Lsn)], log: LogId) -> Lsn {
+    let told = witnesses.iter().filter(|(witnessed, _)| *witnessed == log).map(|(_, lsn)| *lsn);
+    told.max().unwrap_or(Lsn::ORIGIN)
 }
 
 /// Without a manifest there may be what a crash left of a log that was just beginning, and nothing else.

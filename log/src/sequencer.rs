@@ -37,6 +37,7 @@ use crate::commit_log::CommitLog;
 use crate::env::Clock;
 use crate::error::LogError;
 use crate::key::KEY_BYTES_MAX;
+use crate::meter::{Counter, Histogram};
 use crate::position::{CommitTime, Lsn, RowId, StorageId};
 
 pub use self::core::{RecentSequences, Refusal, SEQUENCES_KEPT, Stamp};
@@ -94,6 +95,22 @@ struct Shared {
     visible: watch::Sender<Lsn>,
     /// Why nothing can go on, once it cannot.
     poison: OnceLock<Arc<str>>,
+    meter: CommitMeter,
+}
+
+/// What was committed, and how long it took.
+#[derive(Debug, Default)]
+pub struct CommitMeter {
+    /// Commits that became durable.
+    pub commits: Counter,
+    /// Their changes.
+    pub changes: Counter,
+    /// Commits of a group, which one sync covers.
+    pub group_commits: Histogram,
+    /// From a commit's acceptance to its visibility, in microseconds.
+    pub commit_micros: Histogram,
+    /// What of that went to folding a group, in microseconds.
+    pub apply_micros: Histogram,
 }
 
 struct State {
@@ -115,6 +132,8 @@ struct State {
 struct Pending {
     commit: Arc<Commit>,
     room: usize,
+    /// On the monotonic clock.
+    accepted_at: Duration,
 }
 
 impl Sequencer {
@@ -172,6 +191,7 @@ impl Sequencer {
             room: Semaphore::new(options.pending_bytes_max.div_ceil(ROOM_UNIT_BYTES)),
             visible: watch::Sender::new(stamp.lsn),
             poison: OnceLock::new(),
+            meter: CommitMeter::default(),
             options,
         });
         let pipeline = Pipeline { shared: Arc::clone(&shared), applier };
@@ -265,6 +285,20 @@ impl Sequencer {
     #[must_use]
     pub fn stopped(&self) -> Option<Arc<str>> {
         self.shared.state().stopped.clone()
+    }
+
+    /// What was committed, and how long it took.
+    #[must_use]
+    pub fn meter(&self) -> &CommitMeter {
+        &self.shared.meter
+    }
+
+    /// Commits that were accepted and wait for the log, and about how many bytes wait, or are on their way into it.
+    #[must_use]
+    pub fn pending(&self) -> (usize, usize) {
+        let all = self.shared.options.pending_bytes_max.div_ceil(ROOM_UNIT_BYTES);
+        let commits = self.shared.state().pending.len();
+        (commits, (all - self.shared.room.available_permits().min(all)) * ROOM_UNIT_BYTES)
     }
 
     /// The log that it orders.
@@ -420,12 +454,13 @@ impl Shared {
         let chain = Chain { run: Some(state.run), seen: if is_all_seen { commit.lsn } else { seen } };
         let verdict = Arc::clone(state.teller.verdict());
         let accepted = Accepted { lsn: commit.lsn, first_row, is_duplicate: false, chain, verdict };
-        state.pending.push(Pending { commit: Arc::new(commit), room: room.num_permits() });
+        let accepted_at = self.clock.monotonic();
+        state.pending.push(Pending { commit: Arc::new(commit), room: room.num_permits(), accepted_at });
         room.forget();
         let wakes = if is_synced {
             !std::mem::replace(&mut state.is_sync_wanted, true)
         } else {
-            let due = self.clock.monotonic() + patience;
+            let due = accepted_at + patience;
             let is_sooner = state.sync_due.is_none_or(|known| due < known);
             if is_sooner {
                 state.sync_due = Some(due);

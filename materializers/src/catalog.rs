@@ -112,6 +112,26 @@ impl Catalog {
         Some((checkpoint.log, checkpoint.applied))
     }
 
+    /// The LSN of the last checkpoint.
+    #[must_use]
+    pub fn checkpointed(&self) -> Lsn {
+        self.read().checkpointed
+    }
+
+    /// What is wrong with the checkpoint in `directory`, if there is one and anything is.
+    pub(crate) fn verify_file(disk: &dyn Disk, directory: &Path, log: LogId) -> Result<Option<String>, FoldError> {
+        let path = directory.join(CHECKPOINT_NAME);
+        let bytes = checked_json::read(disk, &path);
+        let Some(bytes) = bytes.map_err(|source| FoldError::Io { action: "read", path: path.clone(), source })? else {
+            return Ok(None);
+        };
+        Ok(match checked_json::decode::<Checkpoint>(TITLE, SHAPE_VERSION, &bytes) {
+            Ok(checkpoint) if checkpoint.log == log => None,
+            Ok(_) => Some(format!("{} is another log's", path.display())),
+            Err(error) => Some(format!("{} is {error}", path.display())),
+        })
+    }
+
     /// The table of this name at `at`.
     #[must_use]
     pub fn table_named(&self, namespace: &str, name: &str, at: Lsn) -> Option<Arc<Table>> {

@@ -20,6 +20,7 @@ mod pin;
 mod reclaim;
 mod tree;
 mod value;
+mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -79,6 +80,8 @@ pub struct Kv {
     cache: Arc<lsm_tree::Cache>,
     trees: RwLock<Trees>,
     applied: AtomicU64,
+    /// What `upkeep` says of it, for whoever does not wait for that.
+    checkpointed: AtomicU64,
     /// Bytes written since the last checkpoint, roughly.
     unflushed_bytes: AtomicU64,
     /// What is in the files for certain. Held by whoever touches files: checkpoints, compactions, opening anew exclude one another.
@@ -116,7 +119,19 @@ impl Kv {
         catalog: Arc<Catalog>,
         options: KvOptions,
     ) -> Result<Self, FoldError> {
-        let kv = Self {
+        let kv = Self::unopened(disk, directory, log, catalog, options);
+        kv.load()?;
+        Ok(kv)
+    }
+
+    fn unopened(
+        disk: Arc<dyn Disk>,
+        directory: PathBuf,
+        log: LogId,
+        catalog: Arc<Catalog>,
+        options: KvOptions,
+    ) -> Self {
+        Self {
             disk,
             directory,
             log,
@@ -125,15 +140,14 @@ impl Kv {
             options,
             trees: RwLock::default(),
             applied: AtomicU64::new(0),
+            checkpointed: AtomicU64::new(0),
             folding: Mutex::new(()),
             unflushed_bytes: AtomicU64::new(0),
             upkeep: Mutex::new(Checkpoint::beginning(log)),
             history: Mutex::new(History::beginning()),
             horizon: AtomicU64::new(0),
             is_damaged: AtomicBool::new(false),
-        };
-        kv.load()?;
-        Ok(kv)
+        }
     }
 
     /// Drops everything in memory and opens the files again: after a failure, in place.
@@ -166,6 +180,7 @@ impl Kv {
         trees.by_storage.clear();
         self.unflushed_bytes.store(0, Ordering::Relaxed);
         self.applied.store(0, Ordering::Release);
+        self.checkpointed.store(0, Ordering::Release);
         self.horizon.store(0, Ordering::Release);
         self.is_damaged.store(false, Ordering::Release);
     }
@@ -222,6 +237,7 @@ impl Kv {
         open.by_storage = trees;
         self.horizon.store(checkpoint.history_from.value(), Ordering::Release);
         self.applied.store(checkpoint.applied.value(), Ordering::Release);
+        self.checkpointed.store(checkpoint.applied.value(), Ordering::Release);
         *upkeep = checkpoint;
         Ok(())
     }
@@ -259,9 +275,28 @@ impl Kv {
         Checkpoint::witness(disk, &directory.join(CHECKPOINT_NAME))
     }
 
+    /// Bytes of rows that lie in memory alone, roughly: the log has them, and a checkpoint writes them to files.
+    #[must_use]
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.unflushed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the rows' files.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.all_trees().iter().map(|(_, tree)| tree.file_bytes()).sum()
+    }
+
+    /// Bytes of files' blocks that are kept in memory for reads.
+    #[must_use]
+    pub fn cached_bytes(&self) -> u64 {
+        self.cache.size()
+    }
+
     /// The LSN of the last checkpoint. It is checksummed, and so a proof of what was durable.
-    pub(crate) fn checkpointed(&self) -> Lsn {
-        self.upkeep().applied
+    #[must_use]
+    pub fn checkpointed(&self) -> Lsn {
+        Lsn::new(self.checkpointed.load(Ordering::Acquire))
     }
 
     /// The highest LSN that any tree claims to have in its files. What the tree's library says of its files is no proof: beyond the
@@ -424,6 +459,7 @@ impl Kv {
     fn record(&self, upkeep: &mut Checkpoint, next: Checkpoint) -> Result<(), FoldError> {
         next.store(&*self.disk, &self.checkpoint_path())?;
         self.horizon.store(next.history_from.value(), Ordering::Release);
+        self.checkpointed.store(next.applied.value(), Ordering::Release);
         *upkeep = next;
         Ok(())
     }

@@ -11,6 +11,7 @@ mod kv;
 mod materializer;
 mod supervisor;
 mod table;
+mod verify;
 
 pub use catalog::Catalog;
 pub use error::FoldError;
@@ -19,3 +20,4 @@ pub use kv::{Backfill, Kv, KvOptions, ReadPin, StoredRow};
 pub use materializer::Materializer;
 pub use supervisor::{Materialized, Progress};
 pub use table::{Index, Table, TableRow, Uniqueness, encode_missing};
+pub use verify::{Counted, Finding};

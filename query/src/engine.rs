@@ -21,6 +21,7 @@ use highwater_log::{Lsn, Pauses};
 use highwater_materializers::Materialized;
 use tokio::sync::watch;
 
+use crate::activity::{Activity, SessionsTable, StatementMeter};
 use crate::error::SqlError;
 use crate::feeds::FeedSelector;
 use crate::functions;
@@ -31,6 +32,7 @@ use crate::prepared::{Prepared, PreparedTexts};
 use crate::providers::{CATALOG, StatementCatalog};
 use crate::session::Session;
 use crate::sqlstate;
+use crate::system::{LiveTable, LiveTables, MaterializersTable};
 use crate::transaction::Transaction;
 use crate::write::{Hold, Holds};
 
@@ -43,11 +45,13 @@ pub struct EngineOptions {
     pub batch_rows: usize,
     /// Whether what would write is refused (`25006`), and why.
     pub read_only: Option<&'static str>,
+    /// A statement that takes so long, up to the last of its rows, is written to the program's log; `None`: none is.
+    pub slow_statement: Option<Duration>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { memory_bytes: 256 * 1024 * 1024, batch_rows: 8192, read_only: None }
+        Self { memory_bytes: 256 * 1024 * 1024, batch_rows: 8192, read_only: None, slow_statement: None }
     }
 }
 
@@ -80,6 +84,8 @@ struct Shared {
     /// How whoever builds indexes is called.
     index_builder: OnceLock<Pauses>,
     prepared: PreparedTexts,
+    activity: Arc<Activity>,
+    live_tables: Arc<LiveTables>,
 }
 
 impl Engine {
@@ -95,6 +101,10 @@ impl Engine {
     ) -> Result<Self, SqlError> {
         let visible = sequencer.visible();
         let state = planner_state(options)?;
+        let activity = Arc::new(Activity::new(Arc::clone(&clock), options.slow_statement));
+        let live_tables = Arc::new(LiveTables::default());
+        live_tables.put(Arc::new(SessionsTable(Arc::clone(&activity))));
+        live_tables.put(Arc::new(MaterializersTable(folds.clone())));
         Ok(Self {
             shared: Arc::new(Shared {
                 folds,
@@ -106,6 +116,8 @@ impl Engine {
                 holds: Arc::default(),
                 index_builder: OnceLock::new(),
                 prepared: PreparedTexts::new(),
+                activity,
+                live_tables,
             }),
         })
     }
@@ -117,6 +129,31 @@ impl Engine {
         if self.shared.index_builder.set(pauses.clone()).is_ok() {
             indexes::build_indexes(self, pauses);
         }
+    }
+
+    /// Adds a table to `hw_catalog`, in the place of the one of its name.
+    pub fn put_live_table(&self, table: Arc<dyn LiveTable>) {
+        self.shared.live_tables.put(table);
+    }
+
+    pub(crate) fn live_tables(&self) -> &Arc<LiveTables> {
+        &self.shared.live_tables
+    }
+
+    /// What statements came to.
+    #[must_use]
+    pub fn statement_meter(&self) -> &StatementMeter {
+        self.shared.activity.meter()
+    }
+
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.shared.activity
+    }
+
+    /// Bytes that sorts, joins and aggregates hold now.
+    #[must_use]
+    pub fn query_memory_bytes(&self) -> usize {
+        self.shared.state.runtime_env().memory_pool.reserved()
     }
 
     /// Whether somebody builds indexes.

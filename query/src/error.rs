@@ -90,8 +90,9 @@ impl From<FoldError> for SqlError {
         let sqlstate = match &error {
             FoldError::HistoryGone { .. } => sqlstate::BELOW_HISTORY,
             FoldError::NotApplied { .. } => sqlstate::LSN_NOT_REACHED,
-            // Whoever reads again reads the mended rows.
-            FoldError::Reopened => sqlstate::SERIALIZATION_FAILURE,
+            // Whoever reads again reads the mended rows, or copies what is left.
+            FoldError::Reopened | FoldError::Log(LogError::TrimmedMeanwhile) => sqlstate::SERIALIZATION_FAILURE,
+            FoldError::Log(LogError::ReadOnly) => sqlstate::FEATURE_NOT_SUPPORTED,
             FoldError::Storage { .. }
             | FoldError::Row { .. }
             | FoldError::Log(LogError::Damaged(_) | LogError::BaseDamaged { .. }) => sqlstate::DATA_CORRUPTED,

@@ -127,10 +127,8 @@ fn compile(
 
 /// A text's items, if it is nothing but the items of a SELECT that computes of a row what it always computes of it.
 fn items(engine: &Engine, text: &str, what: &str) -> Result<Vec<SelectItem>, SqlError> {
-    let mut statements = parse(&format!("SELECT {text}"))?;
-    let (Some(Parsed { statement: Statement::Query(query), as_of: None, parameter_count: 0 }), true) =
-        (statements.pop(), statements.is_empty())
-    else {
+    let parsed = parse(&format!("SELECT {text}"))?.single();
+    let Some(Parsed { statement: Statement::Query(query), as_of: None, parameter_count: 0 }) = parsed else {
         return Err(SqlError::syntax(format!("{what} is an expression")));
     };
     let SetExpr::Select(select) = &*query.body else { return Err(SqlError::syntax(format!("{what} is no query"))) };

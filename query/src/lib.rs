@@ -3,6 +3,7 @@
 //! Planning and execution are DataFusion's; what it plans over is ours: the catalog and the rows at one LSN, under a transaction's own
 //! writes. DML is a query whose rows become a write set.
 
+mod activity;
 mod cast;
 mod catalog;
 mod ddl;
@@ -35,14 +36,16 @@ mod transaction;
 pub mod types;
 mod write;
 
+pub use activity::StatementMeter;
 pub use catalog::QualifiedName;
 pub use ddl::{ColumnDefinition, SchemaDump, TableDefinition, parse_schema_dump};
 pub use engine::{Engine, EngineOptions};
 pub use error::SqlError;
 pub use interrupt::Interrupt;
 pub use parameter::Parameter;
-pub use parser::{Parsed, STATEMENT_BYTES_MAX, parse};
+pub use parser::{Parsed, STATEMENT_BYTES_MAX, Statements, parse};
 pub use prepared::Prepared;
 pub use session::{Done, Outcome, Session};
 pub use statement::RowStream;
+pub use system::{LiveTable, LiveValue, bigint, text};
 pub use write::{DeletedRow, Hold, Ordered, Write, WritePipeline};

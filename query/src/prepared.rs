@@ -8,6 +8,7 @@ use highwater_log::Lsn;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::activity::shown;
 use crate::catalog::CatalogView;
 use crate::direct::Direct;
 use crate::error::SqlError;
@@ -24,6 +25,8 @@ pub struct Prepared {
 
 struct Shared {
     parsed: Parsed,
+    /// Its text, as far as it is shown.
+    text: Box<str>,
     direct: DirectSlot,
 }
 
@@ -33,9 +36,8 @@ impl Prepared {
     /// # Errors
     /// As [`parse`]; `42601` unless the text is one statement.
     pub(crate) fn parse(sql: &str) -> Result<Self, SqlError> {
-        let statements = <[Parsed; 1]>::try_from(parse(sql)?);
-        let [parsed] = statements.map_err(|_| SqlError::syntax("what is prepared is one statement"))?;
-        Ok(parsed.into())
+        let parsed = parse(sql)?.single().ok_or_else(|| SqlError::syntax("what is prepared is one statement"))?;
+        Ok(Self { shared: Arc::new(Shared { parsed, text: shown(sql).into(), direct: DirectSlot::default() }) })
     }
 
     /// How many values it is to be given: the highest number behind a `$`.
@@ -46,6 +48,11 @@ impl Prepared {
 
     pub(crate) fn as_of(&self) -> Option<Lsn> {
         self.shared.parsed.as_of
+    }
+
+    /// Its text, as far as it is shown to others; nothing where it was parsed elsewhere.
+    pub(crate) fn text(&self) -> &str {
+        &self.shared.text
     }
 
     /// The statement with these values.
@@ -61,7 +68,7 @@ impl Prepared {
 
 impl From<Parsed> for Prepared {
     fn from(parsed: Parsed) -> Self {
-        Self { shared: Arc::new(Shared { parsed, direct: DirectSlot::default() }) }
+        Self { shared: Arc::new(Shared { parsed, text: Box::default(), direct: DirectSlot::default() }) }
     }
 }
 

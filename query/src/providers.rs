@@ -12,7 +12,7 @@ use crate::catalog::{CatalogView, QualifiedName};
 use crate::error::SqlError;
 use crate::rows::RowSource;
 use crate::scan::TableScan;
-use crate::system;
+use crate::system::{self, LiveTables};
 
 /// The name of the only catalog.
 pub(crate) const CATALOG: &str = "highwater";
@@ -26,6 +26,7 @@ pub(crate) struct StatementCatalog {
     pub(crate) source: RowSource,
     /// What the statement's own query has beside them.
     pub(crate) target: Option<Target>,
+    pub(crate) live: Arc<LiveTables>,
 }
 
 /// What a query of ours finds under [`TARGET_NAMESPACE`].
@@ -78,7 +79,9 @@ impl StatementNamespace {
         let source = self.catalog.source.clone();
         if system::is_system(&self.namespace) {
             source.note_catalog_read()?;
-            let Some(batch) = system::table(&self.namespace, name, &self.catalog.view)? else { return Ok(None) };
+            let Some(batch) = system::table(&self.namespace, name, &self.catalog.view, &self.catalog.live)? else {
+                return Ok(None);
+            };
             return in_memory(batch).map(Some);
         }
         if self.namespace == TARGET_NAMESPACE {

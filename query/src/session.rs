@@ -18,6 +18,7 @@ use highwater_log::commit::ProducerSequence;
 use highwater_log::sequencer::{Accepted, Acknowledgement, CommitError, Durability};
 use highwater_log::value::{ElementType, Value};
 
+use crate::activity::{Standing, Watched};
 use crate::ddl::BegunIndex;
 use crate::direct::Direct;
 use crate::engine::Engine;
@@ -25,7 +26,7 @@ use crate::error::SqlError;
 use crate::indexes;
 use crate::interrupt::Interrupt;
 use crate::parameter::Parameter;
-use crate::parser::{Parsed, parse};
+use crate::parser::{Parsed, Statements, parse};
 use crate::prepared::{Prepared, Request};
 use crate::rewrite::SessionFacts;
 use crate::sqlstate;
@@ -49,6 +50,13 @@ pub struct Session {
     unsynced: Option<Accepted>,
     interrupt: Interrupt,
     named: NamedStatements,
+    watched: Arc<Watched>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.engine.activity().forget(&self.watched);
+    }
 }
 
 /// What a statement answers.
@@ -84,6 +92,7 @@ impl Done {
 impl Session {
     pub(crate) fn new(engine: Engine) -> Self {
         Self {
+            watched: engine.activity().watch(),
             engine,
             settings: Settings::default(),
             state: TransactionState::None,
@@ -102,6 +111,7 @@ impl Session {
     pub async fn execute(&mut self, sql: &str) -> Result<Outcome, SqlError> {
         let mut last = Outcome::Done(Done::tag(""));
         for parsed in self.parse(sql)? {
+            let parsed = parsed?;
             // What RETURNING gives was computed before the statement was done.
             if let Outcome::Rows(rows) = last {
                 rows.collect().await?;
@@ -115,11 +125,10 @@ impl Session {
     ///
     /// # Errors
     /// As [`parse`].
-    pub fn parse(&mut self, sql: &str) -> Result<Vec<Parsed>, SqlError> {
+    pub fn parse(&mut self, sql: &str) -> Result<Statements, SqlError> {
+        self.watched.note_text(sql);
         let parsed = parse(sql);
-        if parsed.is_err() && self.is_in_transaction() {
-            self.state = TransactionState::Failed;
-        }
+        self.note_parsed(&parsed);
         parsed
     }
 
@@ -128,7 +137,7 @@ impl Session {
     /// # Errors
     /// `22023`, `42704`, `0A000`.
     pub fn configure(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
-        self.settings.set(&name.to_lowercase(), value)
+        self.change_setting(&name.to_lowercase(), value)
     }
 
     /// Numbers the commit of the next statement, or of the transaction that is open or that it opens: if one of this number stands
@@ -158,10 +167,18 @@ impl Session {
     /// As [`parse`]; `42601` unless the text is one statement.
     pub fn prepare(&mut self, sql: &str) -> Result<Prepared, SqlError> {
         let prepared = self.engine.prepare(sql);
-        if prepared.is_err() && self.is_in_transaction() {
-            self.state = TransactionState::Failed;
-        }
+        self.note_parsed(&prepared);
         prepared
+    }
+
+    /// A text that is none is a statement that failed.
+    fn note_parsed<T>(&mut self, parsed: &Result<T, SqlError>) {
+        if let Err(error) = parsed {
+            self.watched.begin().note_failure(error);
+            if self.is_in_transaction() {
+                self.state = TransactionState::Failed;
+            }
+        }
     }
 
     /// Runs a statement that was prepared, with these values for its parameters. As [`Session::run`] otherwise.
@@ -169,10 +186,33 @@ impl Session {
     /// # Errors
     /// As [`Session::run`]; `08P01` unless there are as many values as parameters, `42P02` when the statement is none that takes any.
     pub async fn run_prepared(&mut self, prepared: &Prepared, parameters: &[Parameter]) -> Result<Outcome, SqlError> {
+        if !prepared.text().is_empty() {
+            self.watched.note_text(prepared.text());
+        }
         self.run_request(prepared.request(parameters), prepared.as_of()).await
     }
 
+    /// Runs a statement under the eyes of whoever watches.
     async fn run_request(&mut self, request: Request<'_>, as_of: Option<Lsn>) -> Result<Outcome, SqlError> {
+        let mut timing = self.watched.begin();
+        let outcome = self.run_unwatched(request, as_of).await;
+        self.watched.note_transaction(match &self.state {
+            TransactionState::None => Standing::Outside,
+            TransactionState::Open { transaction, .. } => Standing::Inside(transaction.at()),
+            TransactionState::Failed => Standing::Failed,
+        });
+        match &outcome {
+            Ok(Outcome::Done(done) | Outcome::Returned(_, done)) => timing.note_rows(done.rows.unwrap_or(0)),
+            Err(error) => timing.note_failure(error),
+            Ok(Outcome::Rows(_)) => {}
+        }
+        Ok(match outcome? {
+            Outcome::Rows(rows) => Outcome::Rows(rows.timed(timing)),
+            done => done,
+        })
+    }
+
+    async fn run_unwatched(&mut self, request: Request<'_>, as_of: Option<Lsn>) -> Result<Outcome, SqlError> {
         self.engine.check_log()?;
         self.note_synced();
         if let TransactionState::Open { has_failed, is_running, .. } = &mut self.state {

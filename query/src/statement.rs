@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Query, Statement};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use highwater_log::Lsn;
 
+use crate::activity::Timing;
 use crate::catalog::QualifiedName;
 use crate::engine::Engine;
 use crate::error::SqlError;
@@ -35,6 +36,8 @@ pub struct RowStream {
     batches: std::pin::Pin<Box<dyn Stream<Item = Result<RecordBatch, SqlError>> + Send>>,
     /// Set when the stream fails: the transaction that it is of has failed.
     has_failed: Arc<AtomicBool>,
+    /// Of the statement, which ends with the stream.
+    timing: Option<Timing>,
 }
 
 impl RowStream {
@@ -45,7 +48,7 @@ impl RowStream {
         lsn: Lsn,
         batches: impl Stream<Item = Result<RecordBatch, SqlError>> + Send + 'static,
     ) -> Self {
-        Self { schema, lsn, batches: Box::pin(batches), has_failed: Arc::default() }
+        Self { schema, lsn, batches: Box::pin(batches), has_failed: Arc::default(), timing: None }
     }
 
     /// A result that is there already.
@@ -73,6 +76,12 @@ impl RowStream {
         self.try_collect().await
     }
 
+    /// Has the time end with the stream.
+    pub(crate) fn timed(mut self, timing: Timing) -> Self {
+        self.timing = Some(timing);
+        self
+    }
+
     /// Has a flag set when the stream fails.
     pub(crate) fn telling(mut self, has_failed: &Arc<AtomicBool>) -> Self {
         self.has_failed = Arc::clone(has_failed);
@@ -85,6 +94,12 @@ impl Stream for RowStream {
 
     fn poll_next(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.batches.as_mut().poll_next(context);
+        match (&polled, &mut self.timing) {
+            (Poll::Ready(Some(Ok(batch))), Some(timing)) => timing.note_rows(batch.num_rows() as u64),
+            (Poll::Ready(Some(Err(error))), Some(timing)) => timing.note_failure(error),
+            (Poll::Ready(None), timing) => *timing = None,
+            _ => {}
+        }
         if matches!(polled, Poll::Ready(Some(Err(_)))) {
             self.has_failed.store(true, Ordering::Release);
         }
@@ -184,8 +199,8 @@ impl StatementContext<'_> {
     fn columns_of(&self, transaction: &Transaction, name: &ObjectName) -> Option<Vec<String>> {
         let name = self.resolve(name).ok()?;
         if system::is_system(&name.namespace) {
-            let batch = system::table(&name.namespace, &name.name, &transaction.catalog).ok()??;
-            return Some(batch.schema().fields().iter().map(|field| field.name().clone()).collect());
+            let live = self.engine.live_tables();
+            return system::column_names(&name.namespace, &name.name, &transaction.catalog, live);
         }
         let table = transaction.catalog.find(&name)?;
         Some(table.schema().columns.iter().map(|column| column.name.clone()).collect())
@@ -198,7 +213,8 @@ impl StatementContext<'_> {
         mut query: Query,
         target: Option<Target>,
     ) -> Result<Planned, SqlError> {
-        let catalog = StatementCatalog { view: transaction.catalog.clone(), source: transaction.source(), target };
+        let (view, source) = (transaction.catalog.clone(), transaction.source());
+        let catalog = StatementCatalog { view, source, target, live: Arc::clone(self.engine.live_tables()) };
         let planner = self.engine.planner(catalog, &self.facts.namespace, transaction.started_micros());
         // The tree of a long statement is deep, and so is the recursion over it. Nothing here waits for anything.
         stacker::maybe_grow(STACK_LEFT_MIN, PLANNING_STACK_BYTES, || {
@@ -246,8 +262,7 @@ fn is_query(plan: &LogicalPlan) -> bool {
 }
 
 pub(crate) fn parse_own_query(sql: &str) -> Result<Query, SqlError> {
-    let mut statements = crate::parser::parse(sql)?;
-    match statements.pop().map(|parsed| parsed.statement) {
+    match crate::parser::parse(sql)?.single().map(|parsed| parsed.statement) {
         Some(Statement::Query(query)) => Ok(*query),
         _ => Err(SqlError::internal(format!("not a query: {sql}"))),
     }

@@ -12,6 +12,7 @@ use highwater_log::base::{BaseReader, BaseState};
 use highwater_log::env::Env;
 use highwater_log::{LogError, LogView, Lsn, SegmentState, SegmentSummary, Verification};
 
+use highwater_materializers::Materialized;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{CliError, DAMAGED};
@@ -25,10 +26,10 @@ pub(super) struct LogCommand {
 }
 
 #[derive(Debug, Args)]
-struct Directory {
+pub(super) struct Directory {
     /// The data directory; a server may be running on it.
     #[arg(long, value_name = "DIR", default_value = "./highwater-data", env = "HIGHWATER_DATA")]
-    data: PathBuf,
+    pub(super) data: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,23 +70,29 @@ impl LogCommand {
             Action::Cat { directory, after, limit } => {
                 cat(&directory.open()?, after.map(Lsn::new), limit.unwrap_or(u64::MAX))
             }
-            Action::Verify { directory } => {
-                match directory.look(verify, |found| found.damages.is_empty()) {
-                    // The end is looked at first, and may be damaged itself.
-                    Err(CliError::Log(LogError::Damaged(damage))) => {
-                        eprintln!("highwater: {damage}");
-                        Ok(ExitCode::from(DAMAGED))
-                    }
-                    looked => Ok(tell(&looked?.1)),
+            Action::Verify { directory } => match directory.verify() {
+                // The end is looked at first, and may be damaged itself.
+                Err(CliError::Log(LogError::Damaged(damage))) => {
+                    eprintln!("highwater: {damage}");
+                    Ok(ExitCode::from(DAMAGED))
                 }
-            }
+                verified => Ok(tell(&verified?.1)),
+            },
         }
     }
 }
 
 impl Directory {
     fn open(&self) -> Result<LogView, CliError> {
-        Ok(LogView::open(&Env::system(), &self.data.join("log"))?)
+        let env = Env::system();
+        // First: a running server goes on meanwhile.
+        let witnesses = Materialized::witnesses(&env, &self.data.join("materialized"));
+        Ok(LogView::open_witnessed(&env, &self.data.join("log"), &witnesses)?)
+    }
+
+    /// Reads every byte of the log; [`LogError::Damaged`] where its end is.
+    pub(super) fn verify(&self) -> Result<(LogView, Verification), CliError> {
+        self.look(verify, |found| found.damages.is_empty())
     }
 
     /// Looks at the log; again, where something looks wrong and the log was trimmed meanwhile: files have gone then.

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit};
 
-use highwater_materializers::KvOptions;
-
+use super::limits::Limits;
 use super::{CliError, open_database_with};
 use crate::server::stop_signal;
-use crate::{Options, Server, ServerOptions};
+use crate::{Server, ServerOptions};
 
 /// Serve the database: SQL and changefeeds by gRPC, health by HTTP. SIGTERM or Ctrl-C ends it in good order.
 #[derive(Debug, Args)]
@@ -38,18 +38,31 @@ pub(super) struct ServerCommand {
     #[arg(long, default_value_t = 300, env = "HIGHWATER__SERVER__SESSION_IDLE_SECONDS")]
     session_idle_seconds: u64,
 
-    /// How far back reads in the past may go, at least 10 seconds; the log is not trimmed beyond that.
-    #[arg(long, default_value_t = 86_400, env = "HIGHWATER__HISTORY_SECONDS", value_parser = clap::value_parser!(u64).range(10..))]
-    history_seconds: u64,
+    /// Sessions that may be open together; further ones are refused with 53300.
+    #[arg(long, default_value_t = 10_000, env = "HIGHWATER__SERVER__SESSIONS_MAX")]
+    sessions_max: usize,
+
+    #[command(flatten)]
+    limits: Limits,
 }
 
 impl ServerCommand {
     pub(super) fn run(self) -> Result<ExitCode, CliError> {
+        Self::raise_file_limit();
         let runtime = super::runtime()?;
         let outcome = runtime.block_on(self.serve());
         // Whatever did not end in its time is cut off here.
         runtime.shutdown_timeout(Duration::from_secs(1));
         outcome
+    }
+
+    /// Takes as many files as the system allows: each connection is one, and so is each file of rows and of the log.
+    fn raise_file_limit() {
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        if limit.current != limit.maximum {
+            // Without, it goes on with what it has.
+            let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+        }
     }
 
     async fn serve(self) -> Result<ExitCode, CliError> {
@@ -58,14 +71,14 @@ impl ServerCommand {
             http_listen: self.http_listen,
             is_insecure: self.insecure,
             session_idle_max: Duration::from_secs(self.session_idle_seconds),
+            sessions_max: self.sessions_max,
             ..ServerOptions::default()
         };
         let stop = stop_signal().map_err(CliError::Runtime)?;
         let server = Server::bind(options).await?;
         let (grpc, http) = (server.grpc_address(), server.http_address());
         let data = self.data.clone();
-        let rows = KvOptions { history: Duration::from_secs(self.history_seconds), ..KvOptions::default() };
-        let options = Options { rows, ..Options::default() };
+        let options = self.limits.options();
         let told = server.replaying();
         let opened = tokio::task::spawn_blocking(move || open_database_with(&data, options, told)).await;
         let database = Arc::new(opened.map_err(|error| CliError::Runtime(io::Error::other(error)))??);

@@ -105,7 +105,7 @@ impl Connection {
         match self {
             Self::Embedded(session) => {
                 for parsed in session.parse(script)? {
-                    match session.run(parsed).await? {
+                    match session.run(parsed?).await? {
                         Outcome::Rows(rows) => show_rows(rows, format, &mut out).await?,
                         Outcome::Done(done) => show_done(&done.tag, done.lsn, format, &mut out)?,
                         Outcome::Returned(rows, done) => {

@@ -28,6 +28,7 @@ pub(super) struct Health {
     started: Duration,
     state: Mutex<State>,
     subscriptions: AtomicU64,
+    metrics: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct State {
@@ -35,6 +36,13 @@ struct State {
     /// While the database is opened: how far the log was folded.
     replay: Option<Progress>,
     served: Option<(Arc<Database>, Arc<Sessions>)>,
+}
+
+/// What is served, at one moment.
+pub(super) struct Served {
+    pub(super) database: Arc<Database>,
+    pub(super) sessions: u64,
+    pub(super) subscriptions: u64,
 }
 
 /// The facts at one moment.
@@ -54,7 +62,7 @@ impl Health {
     pub(super) fn opening(addresses: Addresses, clock: Arc<dyn Clock>) -> Self {
         let state = Mutex::new(State { phase: Phase::Opening, replay: None, served: None });
         let started = clock.monotonic();
-        Self { addresses, clock, started, state, subscriptions: AtomicU64::new(0) }
+        Self { addresses, clock, started, state, subscriptions: AtomicU64::new(0), metrics: Arc::default() }
     }
 
     pub(super) fn note_replay(&self, progress: Progress) {
@@ -85,6 +93,19 @@ impl Health {
 
     pub(super) fn uptime(&self) -> Duration {
         self.clock.monotonic().saturating_sub(self.started)
+    }
+
+    /// Waits for the turn to gather metrics.
+    pub(super) async fn metrics_turn(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.metrics).lock_owned().await
+    }
+
+    /// Before there is a database, and once it is being closed, `None`. Whoever has it keeps it from being closed.
+    pub(super) fn served(&self) -> Option<Served> {
+        let state = self.state();
+        let (database, sessions) = state.served.as_ref()?;
+        let (database, sessions) = (Arc::clone(database), sessions.count() as u64);
+        Some(Served { database, sessions, subscriptions: self.subscriptions.load(Ordering::Relaxed) })
     }
 
     /// Before there is a database, `None`.

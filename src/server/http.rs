@@ -1,9 +1,9 @@
-//! HTTP: whether the process lives, whether it is ready, what it is.
+//! HTTP: whether the process lives, whether it is ready, what it is, and how it does in numbers.
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::health::{Health, Phase};
+use super::metrics;
 
 /// Answers until the task is ended.
 pub(super) async fn serve(listener: TcpListener, health: Arc<Health>) -> std::io::Result<()> {
@@ -18,6 +19,7 @@ pub(super) async fn serve(listener: TcpListener, health: Arc<Health>) -> std::io
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/info", get(info))
+        .route("/metrics", get(metrics))
         .with_state(health);
     axum::serve(listener, router).await
 }
@@ -42,6 +44,20 @@ async fn readyz(State(health): State<Arc<Health>>) -> Response {
     });
     let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(body)).into_response()
+}
+
+/// One page at a time: a page of many feeds reads many places of the log.
+async fn metrics(State(health): State<Arc<Health>>) -> Response {
+    let turn = health.metrics_turn().await;
+    let render = move || {
+        // It ends with the page, also when nobody waits for that any more.
+        let _turn = turn;
+        metrics::render(&health)
+    };
+    match tokio::task::spawn_blocking(render).await {
+        Ok(Ok(page)) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
+        _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn info(State(health): State<Arc<Health>>) -> Response {

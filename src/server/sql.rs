@@ -13,7 +13,9 @@ use highwater_proto::v1::{
     Durability, ExecuteRequest, ExecuteResponse, Format, OpenSessionRequest, OpenSessionResponse, RollbackRequest,
     RollbackResponse, Value, WriteNumber, value::Kind,
 };
-use highwater_query::{Done, Interrupt, Outcome, Parameter, Parsed, Prepared, RowStream, Session, SqlError, sqlstate};
+use highwater_query::{
+    Done, Interrupt, Outcome, Parameter, Prepared, RowStream, Session, SqlError, Statements, sqlstate,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -52,12 +54,12 @@ impl Borrowed {
 type Answers = mpsc::Sender<ExecuteResponse>;
 
 /// What a call asks for: statements, or one with values for its parameters.
-enum Statements {
-    Parsed(Vec<Parsed>),
+enum Asked {
+    Parsed(Statements),
     Prepared(Prepared, Vec<Parameter>),
 }
 
-impl Statements {
+impl Asked {
     fn of(session: &mut Session, sql: &str, parameters: Vec<Value>) -> Result<Self, SqlError> {
         if parameters.is_empty() {
             return session.parse(sql).map(Self::Parsed);
@@ -70,9 +72,9 @@ impl Statements {
     fn into_single(self) -> Result<(Prepared, Vec<Parameter>), SqlError> {
         match self {
             Self::Prepared(prepared, parameters) => Ok((prepared, parameters)),
-            Self::Parsed(statements) => match <[Parsed; 1]>::try_from(statements) {
-                Ok([statement]) => Ok((Prepared::from(statement), Vec::new())),
-                Err(_) => Err(invalid("a numbered write is one statement")),
+            Self::Parsed(statements) => match statements.single() {
+                Some(statement) => Ok((Prepared::from(statement), Vec::new())),
+                None => Err(invalid("a numbered write is one statement")),
             },
         }
     }
@@ -122,16 +124,16 @@ impl SqlService {
             return Err(invalid("a numbered write is acknowledged when it is synced"));
         }
         set_durability(session, durability)?;
-        let statements = Statements::of(session, &request.sql, request.parameters)?;
+        let statements = Asked::of(session, &request.sql, request.parameters)?;
         let Some(number) = request.number else {
             match statements {
-                Statements::Parsed(statements) => {
+                Asked::Parsed(statements) => {
                     for statement in statements {
-                        let outcome = session.run(statement).await?;
+                        let outcome = session.run(statement?).await?;
                         give_outcome(outcome, format, &answers).await?;
                     }
                 }
-                Statements::Prepared(prepared, parameters) => {
+                Asked::Prepared(prepared, parameters) => {
                     let outcome = session.run_prepared(&prepared, &parameters).await?;
                     give_outcome(outcome, format, &answers).await?;
                 }

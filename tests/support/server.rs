@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 
 /// The server; it is killed when this goes.
 pub(crate) struct Server {
@@ -13,6 +14,8 @@ pub(crate) struct Server {
     pub(crate) grpc: String,
     /// Of HTTP.
     pub(crate) http: String,
+    /// What it writes to standard error once it serves.
+    told: Arc<Mutex<String>>,
 }
 
 impl Server {
@@ -26,10 +29,16 @@ impl Server {
 
     /// As [`Server::start`], with more in its environment.
     pub(crate) fn start_with(data: &Path, environment: &[(&str, &OsStr)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_highwater"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_highwater"));
+        command.envs(environment.iter().copied());
+        Self::start_by(command, data)
+    }
+
+    /// As [`Server::start`], by a command that takes the program's arguments.
+    pub(crate) fn start_by(mut command: Command, data: &Path) -> Self {
+        let mut child = command
             .args(["server", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--data"])
             .arg(data)
-            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -44,17 +53,37 @@ impl Server {
             all.push_str(&line);
         };
         // Whatever it says later must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut told, &mut std::io::stderr()));
+        let later = Arc::<Mutex<String>>::default();
+        let noted = Arc::clone(&later);
+        std::thread::spawn(move || {
+            for line in told.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                noted.lock().unwrap().push_str(&format!("{line}\n"));
+            }
+        });
         let after = |word: &str| {
             let rest = line.split_once(word).unwrap().1;
             rest.split([',', '\n']).next().unwrap().to_owned()
         };
-        Self { child, grpc: after("grpc http://"), http: after(", http http://") }
+        Self { child, grpc: after("grpc http://"), http: after(", http http://"), told: later }
     }
 
     /// The address that `--url` takes.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.grpc)
+    }
+
+    /// Waits until it has written a line with this in it to standard error, and gives the line.
+    #[allow(dead_code, reason = "not every test waits for what is told")]
+    pub(crate) fn told(&self, what: &str) -> String {
+        // A minute: whether it is told is what is asked, not when.
+        for _ in 0..600 {
+            if let Some(line) = self.told.lock().unwrap().lines().find(|line| line.contains(what)) {
+                return line.to_owned();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("{what} was not told");
     }
 
     /// Its process.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use highwater_log::commit::decode_part;
 use highwater_log::schema::FeedTable;
-use highwater_log::{CommitLog, LogId, Lsn};
+use highwater_log::{CommitLog, LogId, Lsn, Parent};
 use highwater_materializers::Materialized;
 use tokio::sync::watch;
 
@@ -70,6 +70,19 @@ impl FeedSource {
         self.begin(tables, beginning, from == FeedStart::Snapshot, options)
     }
 
+    /// The cursor as one of this log: that of a log which this one goes on from is one here, as far as the two have the same commits.
+    pub(crate) fn own(&self, cursor: Cursor) -> Result<Cursor, FeedError> {
+        let log = self.log.id();
+        let is_shared = |parent: &Parent| {
+            // A place inside a commit is one inside a commit that both have.
+            parent.log == cursor.log && (cursor.lsn, cursor.position) <= (parent.lsn, 0)
+        };
+        if cursor.log == log || self.log.parents().iter().any(is_shared) {
+            return Ok(Cursor { log, ..cursor });
+        }
+        Err(FeedError::OtherLog { given: cursor.log, own: log })
+    }
+
     /// The place where a feed begins.
     pub(crate) fn beginning(&self, from: FeedStart) -> Result<Cursor, FeedError> {
         let log = self.log.id();
@@ -77,11 +90,8 @@ impl FeedSource {
         let beginning = match from {
             FeedStart::Snapshot | FeedStart::Now => Cursor::after(log, visible),
             FeedStart::After(lsn) => Cursor::after(log, lsn),
-            FeedStart::Cursor(cursor) => cursor,
+            FeedStart::Cursor(cursor) => self.own(cursor)?,
         };
-        if beginning.log != log {
-            return Err(FeedError::OtherLog { given: beginning.log, own: log });
-        }
         // A place inside a commit is one inside a visible commit.
         if beginning.lsn > visible || (beginning.lsn == visible && beginning.position > 0) {
             return Err(FeedError::Beyond { after: beginning.lsn, visible });

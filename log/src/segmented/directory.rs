@@ -49,12 +49,35 @@ impl Directory {
         self.path.join(format!("{MANIFEST_PREFIX}{generation:020}"))
     }
 
+    /// What lies in the directory of a backup until it is whole.
+    pub(super) fn unfinished_path(&self) -> PathBuf {
+        self.path.join("UNFINISHED")
+    }
+
+    /// Refuses the directory of a backup that was broken off.
+    pub(super) fn check_finished(&self) -> Result<(), LogError> {
+        let path = self.unfinished_path();
+        match self.disk.open(&path, Access::Read) {
+            Ok(_) => Err(LogError::NotABackup { what: format!("{} says that it was broken off", path.display()) }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(self.failed("look at", &path)(error)),
+        }
+    }
+
+    /// Whether a log's directory has files of such a name, beside the lock.
+    pub(super) fn is_name(name: &str) -> bool {
+        [SEGMENT_PREFIX, MANIFEST_PREFIX, BASE_PREFIX].into_iter().any(|prefix| number_in(name, prefix).is_some())
+    }
+
+    pub(super) fn is_manifest_name(name: &str) -> bool {
+        number_in(name, MANIFEST_PREFIX).is_some()
+    }
+
     /// The ids of the segment files and the generations of the manifests, rising.
     pub(super) fn list(&self) -> Result<(Vec<SegmentId>, Vec<u64>), LogError> {
         let names = self.disk.list(&self.path).map_err(self.failed("list", &self.path))?;
         let numbers = |prefix: &str| -> Vec<u64> {
-            let digits = names.iter().filter_map(|name| name.strip_prefix(prefix)).filter(|digits| digits.len() == 20);
-            let mut numbers: Vec<u64> = digits.filter_map(|digits| digits.parse().ok()).collect();
+            let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_in(name, prefix)).collect();
             numbers.sort_unstable();
             numbers
         };
@@ -66,11 +89,9 @@ impl Directory {
     /// any harm.
     pub(super) fn tidy(&self, first: SegmentId, base: Option<Lsn>) {
         let is_left_over = |name: &String| {
-            let number =
-                |prefix: &str| name.strip_prefix(prefix).filter(|digits| digits.len() == 20)?.parse::<u64>().ok();
             Path::new(name).extension().is_some_and(|extension| extension == "tmp")
-                || number(SEGMENT_PREFIX).is_some_and(|id| id < first.value())
-                || number(BASE_PREFIX).is_some_and(|lsn| base.is_some_and(|base| lsn < base.value()))
+                || number_in(name, SEGMENT_PREFIX).is_some_and(|id| id < first.value())
+                || number_in(name, BASE_PREFIX).is_some_and(|lsn| base.is_some_and(|base| lsn < base.value()))
         };
         let names = self.disk.list(&self.path).unwrap_or_default();
         for name in names.iter().filter(|name| is_left_over(name)) {
@@ -162,6 +183,12 @@ impl Directory {
         self.sync()?;
         Ok(Prepared { id: header.segment, file, bytes: header.bytes })
     }
+}
+
+/// The number that a file's name has behind its prefix.
+fn number_in(name: &str, prefix: &str) -> Option<u64> {
+    let digits = name.strip_prefix(prefix).filter(|digits| digits.len() == 20);
+    digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
 }
 
 /// A segment that is ready for frames.
@@ -282,7 +309,7 @@ pub(super) fn check_segment_header(
     }
 }
 
-/// Who a log is, and what its frames are seeded with.
+/// What a log's segments are signed and its frames seeded with. A log that goes on from a backup keeps what its files had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) log: LogId,

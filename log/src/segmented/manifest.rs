@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::{Directory, FORMAT_VERSION, Identity};
 use crate::checked_json::{self, CheckedJsonError};
+use crate::commit_log::Parent;
 use crate::error::LogError;
 use crate::position::{Epoch, LogId, Lsn, SegmentId};
 
@@ -21,9 +22,15 @@ pub(super) struct Manifest {
     pub(super) log: LogId,
     /// What the checksums of its frames are seeded with, as a UUID is written.
     pub(super) salt: LogSalt,
-    /// The log that this one was opened from as a backup, and the LSN up to which that one's cursors hold here.
+    /// What the headers of its segments are signed with, where it is another log's identity: that of the first one of its ancestors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) parent: Option<Parent>,
+    pub(super) signature: Option<LogId>,
+    /// The logs that it goes on from, the first one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) parents: Vec<Parent>,
+    /// Whether it is a backup of `log` that nobody has opened for writing yet.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) is_backup: bool,
     /// The opening that wrote it.
     pub(super) epoch: Epoch,
     /// The first segment that is kept.
@@ -48,14 +55,6 @@ pub(super) struct Manifest {
 #[serde(transparent)]
 pub(super) struct LogSalt(uuid::Uuid);
 
-/// Where a log came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Parent {
-    pub(super) log: LogId,
-    pub(super) lsn: Lsn,
-}
-
 /// The end of a sealed segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,7 +76,9 @@ impl Manifest {
             generation: 0,
             log: identity.log,
             salt: LogSalt(uuid::Uuid::from_bytes(identity.salt)),
-            parent: None,
+            signature: None,
+            parents: Vec::new(),
+            is_backup: false,
             epoch: Epoch::default(),
             first: SegmentId::new(1),
             trimmed: Lsn::ORIGIN,
@@ -89,7 +90,15 @@ impl Manifest {
     }
 
     pub(super) fn identity(&self) -> Identity {
-        Identity { log: self.log, salt: self.salt.0.into_bytes() }
+        Identity { log: self.signature.unwrap_or(self.log), salt: self.salt.0.into_bytes() }
+    }
+
+    /// A backup that is opened for writing becomes a log of its own, which ends at `lsn` so far. What was told of the log that it is a
+    /// backup of holds here up to there, and no further: both may go on.
+    pub(super) fn begin_own(&mut self, log: LogId, lsn: Lsn) {
+        self.signature.get_or_insert(self.log);
+        self.parents.push(Parent { log: self.log, lsn });
+        (self.log, self.is_backup) = (log, false);
     }
 
     /// Reads the newest manifest that is whole; `None` when there is no manifest at all.
@@ -142,6 +151,11 @@ impl Manifest {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, CheckedJsonError> {
         checked_json::decode(TITLE, FORMAT_VERSION, bytes)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 const TITLE: &str = "highwater log manifest";

@@ -11,7 +11,7 @@ use super::reading::Reading;
 use super::recovery::Survey;
 use crate::base::BaseReader;
 use crate::commit::Group;
-use crate::commit_log::{CommitLog, LogReader};
+use crate::commit_log::{CommitLog, LogReader, Parent};
 use crate::env::Env;
 use crate::error::LogError;
 use crate::position::{Epoch, LogId, Lsn};
@@ -39,19 +39,22 @@ impl ReadOnlyLog {
         })?;
         let proven = survey.synced().max(witness);
         let Survey { manifest, tail, .. } = survey;
-        let identity = manifest.identity();
         let durable = tail.complete.min(proven);
         // Whole segments are taken as they are: what lies behind `durable` in them is not asked for.
         let last = tail.active.map(|active| active.id).or(tail.sealed.map(|sealed| sealed.segment));
         let end = last.map_or((manifest.first, SEGMENT_HEADER_BYTES), |last| (last.next(), SEGMENT_HEADER_BYTES));
-        let reading = Reading::new(directory, identity, tail.index(), options.tail_bytes_max, durable, end, &manifest);
+        let reading = Reading::new(directory, tail.index(), options.tail_bytes_max, durable, end, &manifest);
         Ok(Self { reading: Arc::new(reading), epoch: tail.epoch })
     }
 }
 
 impl CommitLog for ReadOnlyLog {
     fn id(&self) -> LogId {
-        self.reading.identity.log
+        self.reading.log
+    }
+
+    fn parents(&self) -> &[Parent] {
+        &self.reading.parents
     }
 
     fn epoch(&self) -> Epoch {
@@ -107,6 +110,6 @@ impl Drop for ReadOnlyLog {
 
 impl std::fmt::Debug for ReadOnlyLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ReadOnlyLog {} in {}", self.reading.identity.log, self.reading.directory.path.display())
+        write!(f, "ReadOnlyLog {} in {}", self.reading.log, self.reading.directory.path.display())
     }
 }

@@ -11,16 +11,18 @@ use super::manifest::Manifest;
 use super::reader::SegmentSource;
 use crate::base::BaseReader;
 use crate::chain::Chain;
-use crate::commit_log::LogReader;
+use crate::commit_log::{LogReader, Parent};
 use crate::env::Access;
 use crate::error::LogError;
 use crate::frame::{self, FRAME_HEADER_BYTES, FrameKind};
-use crate::position::{Lsn, SegmentId};
+use crate::position::{LogId, Lsn, SegmentId};
 use crate::tail::TailCache;
 
 /// The readable part of a log: up to where it is durable, and where things lie in it.
 pub(super) struct Reading {
     pub(super) directory: Directory,
+    pub(super) log: LogId,
+    pub(super) parents: Vec<Parent>,
     pub(super) identity: Identity,
     index: Mutex<Index>,
     tail: Mutex<TailCache>,
@@ -38,16 +40,18 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn new(
         directory: Directory,
-        identity: Identity,
         index: Index,
         tail_bytes_max: usize,
         durable: Lsn,
         durable_end: (SegmentId, u64),
         manifest: &Manifest,
     ) -> Self {
+        let identity = manifest.identity();
         let (announce, durable) = watch::channel(durable);
         Self {
             directory,
+            log: manifest.log,
+            parents: manifest.parents.clone(),
             identity,
             index: Mutex::new(index),
             tail: Mutex::new(TailCache::new(tail_bytes_max)),

@@ -76,8 +76,11 @@ impl Survey {
             LogError::Io { source, .. } if source.kind() == ErrorKind::NotFound => missing(),
             other => other,
         })?;
+        directory.check_finished()?;
         let manifest = Manifest::load(directory, &generations)?.ok_or_else(missing)?;
-        let (identity, witness) = (manifest.identity(), witness(manifest.log));
+        // A backup goes back to before what the folds of its log have seen.
+        let witness = if manifest.is_backup { Lsn::ORIGIN } else { witness(manifest.log) };
+        let identity = manifest.identity();
         let tail = find_tail(directory, identity, &manifest, &present, witness, Judgement::Specified)?;
         Ok(Self { manifest, present, tail })
     }

@@ -3,6 +3,7 @@ use crate::conformance::{self, sample_commit, sample_group};
 use crate::env::Disk as _;
 use crate::env::simulated::{Fault, Random, SimulatedClock, SimulatedDisk, machine};
 
+mod backup;
 mod damage;
 mod faults;
 mod power_loss;

@@ -71,10 +71,18 @@ impl LogView {
     /// # Errors
     /// [`LogError::Missing`] when there is none, [`LogError::Damaged`] when its end is damaged, [`LogError::Newer`].
     pub fn open(env: &Env, path: &Path) -> Result<Self, LogError> {
+        Self::open_witnessed(env, path, &[])
+    }
+
+    /// Looks at the log in `path`, which others prove to have been durable up to these LSNs, if it is the log that they name.
+    ///
+    /// # Errors
+    /// As [`LogView::open`]; [`LogError::Damaged`] also when it ends before that.
+    pub fn open_witnessed(env: &Env, path: &Path, witnesses: &[(LogId, Lsn)]) -> Result<Self, LogError> {
         let directory = Directory { disk: Arc::clone(&env.disk), path: path.to_owned() };
         let mut attempt = 1;
         loop {
-            match Self::look(&directory) {
+            match Self::look(&directory, witnesses) {
                 // A running server renames manifests and writes segments under our eyes.
                 Err(LogError::Damaged(_) | LogError::Io { .. }) if attempt < LOOKS_MAX => attempt += 1,
                 outcome => return outcome,
@@ -82,8 +90,8 @@ impl LogView {
         }
     }
 
-    fn look(directory: &Directory) -> Result<Self, LogError> {
-        let survey = Survey::of(directory, |_| Lsn::ORIGIN)?;
+    fn look(directory: &Directory, witnesses: &[(LogId, Lsn)]) -> Result<Self, LogError> {
+        let survey = Survey::of(directory, |log| super::proven_by(witnesses, log))?;
         let identity = survey.manifest.identity();
         Ok(Self { directory: directory.clone(), identity, survey })
     }
@@ -91,7 +99,13 @@ impl LogView {
     /// The log's identity.
     #[must_use]
     pub fn id(&self) -> LogId {
-        self.identity.log
+        self.survey.manifest.log
+    }
+
+    /// Whether it is a backup that was not opened for writing yet.
+    #[must_use]
+    pub const fn is_backup(&self) -> bool {
+        self.survey.manifest.is_backup
     }
 
     /// The last opening for writing.
@@ -311,7 +325,7 @@ impl LogView {
 
 impl std::fmt::Debug for LogView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LogView of {} in {}", self.identity.log, self.directory.path.display())
+        write!(f, "LogView of {} in {}", self.id(), self.directory.path.display())
     }
 }
 

@@ -31,8 +31,18 @@ impl Pipeline {
             state.take_group()
         };
         let count = pending.len();
+        let accepted: Vec<_> = pending.iter().map(|pending| pending.accepted_at).collect();
+        let changes: usize = pending.iter().map(|pending| pending.commit.changes.len()).sum();
         let end = self.commit_group(pending);
+        let is_durable = matches!(end, GroupEnd::Durable { .. });
         teller.tell(end);
+        if is_durable {
+            let (meter, now) = (&self.shared.meter, self.shared.clock.monotonic());
+            meter.commits.add(count as u64);
+            meter.changes.add(changes as u64);
+            meter.group_commits.note(count as u64);
+            accepted.into_iter().for_each(|at| meter.commit_micros.note_micros(now.saturating_sub(at)));
+        }
         count
     }
 
@@ -56,7 +66,9 @@ impl Pipeline {
     fn apply(&mut self, pending: Vec<Pending>, durable: Lsn) -> GroupEnd {
         let commits: Vec<_> = pending.into_iter().map(|pending| pending.commit).collect();
         let span = tracing::debug_span!("apply", lsn = durable.value(), commits = commits.len());
+        let begun = self.shared.clock.monotonic();
         let outcome = span.in_scope(|| self.applier.apply(&commits));
+        self.shared.meter.apply_micros.note_micros(self.shared.clock.monotonic().saturating_sub(begun));
         let applied = self.shared.keeper.applied().min(durable);
         let unread: Option<Arc<str>> = outcome.err().map(|error| error.to_string().into());
         let mut state = self.shared.state();

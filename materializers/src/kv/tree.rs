@@ -139,6 +139,13 @@ impl Tree {
         format!("v{}", self.tree.current_version().id())
     }
 
+    /// The files that hold its versions, each with the XXH3-128 of its bytes.
+    pub(super) fn table_files(&self) -> Vec<(PathBuf, u128)> {
+        let version = self.tree.current_version();
+        let file = |table: &lsm_tree::table::Table| self.path.join("tables").join(table.id().to_string());
+        version.iter_tables().map(|table| (file(table), table.checksum().into_u128())).collect()
+    }
+
     /// The value of a key as of `at`, unless it is gone.
     pub(super) fn read(&self, key: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
         let value = self.tree.get(key, bound(at)).map_err(failed)?;
@@ -202,6 +209,11 @@ impl Tree {
     /// How many versions there are, roughly.
     pub(super) fn approximate_len(&self) -> usize {
         self.tree.approximate_len()
+    }
+
+    /// Bytes of its files.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.tree.disk_space()
     }
 
     /// Whether anything was written since the last flush.

@@ -13,11 +13,11 @@ use highwater_materializers::{Backfill, Index, Table};
 use crate::workload::{Cell, diff, load};
 use crate::world::{Machine, World};
 
-fn table(world: &World) -> Arc<Table> {
+pub(crate) fn table(world: &World) -> Arc<Table> {
     world.folds.catalog().table(TableId::new(20), world.visible()).unwrap()
 }
 
-fn put(world: &mut World, schema: TableSchema) {
+pub(crate) fn put(world: &mut World, schema: TableSchema) {
     let key = KeyName::Bytes(catalog_key(20));
     let set = WriteSet {
         keys: vec![KeyWrite { space: CATALOG_SPACE, key, is_present: true }],
@@ -27,8 +27,8 @@ fn put(world: &mut World, schema: TableSchema) {
     world.commit(set).unwrap();
 }
 
-/// A table of rows (id, value), and a unique index on the values that is begun.
-fn begun(world: &mut World, rows: &[(i32, i32)]) {
+/// A table of rows (id, value).
+pub(crate) fn schema() -> TableSchema {
     let column = |id, name: &str| ColumnSchema {
         id: ColumnId::new(id),
         name: name.to_owned(),
@@ -37,7 +37,7 @@ fn begun(world: &mut World, rows: &[(i32, i32)]) {
         default: None,
         missing: None,
     };
-    let schema = TableSchema {
+    TableSchema {
         id: TableId::new(20),
         namespace: "public".to_owned(),
         name: "t".to_owned(),
@@ -49,7 +49,12 @@ fn begun(world: &mut World, rows: &[(i32, i32)]) {
         uniques: Vec::new(),
         indexes: Vec::new(),
         next_column: ColumnId::new(3),
-    };
+    }
+}
+
+/// The table, and a unique index on the values that is begun.
+fn begun(world: &mut World, rows: &[(i32, i32)]) {
+    let schema = schema();
     put(world, schema.clone());
     change(world, rows, &[]);
     let index = IndexSchema {
@@ -65,7 +70,7 @@ fn begun(world: &mut World, rows: &[(i32, i32)]) {
 }
 
 /// Adds rows, and takes rows away.
-fn change(world: &mut World, add: &[(i32, i32)], remove: &[i32]) {
+pub(crate) fn change(world: &mut World, add: &[(i32, i32)], remove: &[i32]) {
     let table = table(world);
     let before = load(world, &table, world.visible());
     let id = |cells: &[Option<Cell>]| match cells[0] {

@@ -9,5 +9,6 @@ mod indexes;
 mod oracle;
 mod power_loss;
 mod reclaim;
+mod verify;
 mod workload;
 mod world;

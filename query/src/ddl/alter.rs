@@ -94,7 +94,7 @@ async fn add_column(
             quoted(&name.name),
             quoted(&definition.name)
         );
-        let parsed = crate::parser::parse(&sql)?.pop().map(|parsed| parsed.statement);
+        let parsed = crate::parser::parse(&sql)?.single().map(|parsed| parsed.statement);
         let Some(datafusion::sql::sqlparser::ast::Statement::Update(update)) = parsed else {
             return Err(SqlError::internal("an update of our own"));
         };

@@ -8,6 +8,7 @@ use super::create::{TableDefinition, check_kind, definition, index_columns, set_
 use crate::catalog::QualifiedName;
 use crate::error::SqlError;
 use crate::names::folded;
+use crate::parser::Statements;
 use crate::rewrite::written;
 
 /// What a dump says of tables.
@@ -35,7 +36,7 @@ pub fn parse_schema_dump(sql: &str) -> Result<SchemaDump, SqlError> {
         }
     }
     for text in statements(&kept) {
-        let statement = crate::parser::parse(&text).ok().and_then(|mut parsed| parsed.pop());
+        let statement = crate::parser::parse(&text).ok().and_then(Statements::single);
         match statement.map(|parsed| parsed.statement) {
             Some(Statement::CreateTable(create)) if create.query.is_none() && create.like.is_none() => {
                 let name = qualified(&create.name)?;

@@ -159,6 +159,14 @@ fn duration(text: &str) -> Option<Duration> {
 }
 
 impl Session {
+    pub(super) fn change_setting(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
+        self.settings.set(name, value)?;
+        if name == "application_name" {
+            self.watched.note_application(value);
+        }
+        Ok(())
+    }
+
     pub(super) fn set(&mut self, set: &Set) -> Result<Done, SqlError> {
         match set {
             Set::SingleAssignment { scope, variable, values, .. } => {
@@ -170,9 +178,9 @@ impl Session {
                 let values: Vec<String> = values.iter().map(setting_text).collect();
                 match values[..] {
                     [ref value] if value.eq_ignore_ascii_case("default") => {
-                        self.settings.set(&name, &default_of(&name)?)?;
+                        self.change_setting(&name, &default_of(&name)?)?;
                     }
-                    _ => self.settings.set(&name, &values.join(", "))?,
+                    _ => self.change_setting(&name, &values.join(", "))?,
                 }
                 if name == "transaction_isolation"
                     && let Some(isolation) = named_isolation(&values.join(", ").to_lowercase())
@@ -254,10 +262,13 @@ impl Session {
 
     pub(super) fn reset(&mut self, reset: &ResetStatement) -> Result<Done, SqlError> {
         match &reset.reset {
-            Reset::ALL => self.settings = Settings::default(),
+            Reset::ALL => {
+                self.settings = Settings::default();
+                self.watched.note_application("");
+            }
             Reset::ConfigurationParameter(name) => {
                 let name = name.0.iter().filter_map(|part| part.as_ident()).map(folded).collect::<Vec<_>>().join(".");
-                self.settings.set(&name, &default_of(&name)?)?;
+                self.change_setting(&name, &default_of(&name)?)?;
             }
         }
         Ok(Done::tag("RESET"))

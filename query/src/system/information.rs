@@ -3,12 +3,12 @@
 use highwater_log::schema::TableSchema;
 use highwater_log::value::{ColumnType, ElementType};
 
-use super::{Cell, Column, INTEGER, TEXT, number, text, yes_no};
+use super::{Column, INTEGER, LiveValue, TEXT, number, yes_no};
 use crate::catalog::{CatalogView, primary_key_name};
 use crate::providers::CATALOG;
 
 /// The columns and rows of the table of this name; `None`: there is none.
-pub(super) fn table(name: &str, view: &CatalogView) -> Option<(&'static [Column], Vec<Vec<Cell>>)> {
+pub(super) fn table(name: &str, view: &CatalogView) -> Option<(&'static [Column], Vec<Vec<LiveValue>>)> {
     Some(match name {
         "schemata" => (&SCHEMATA, view.namespaces().into_iter().map(schema_row).collect()),
         "tables" => (&TABLES, view.tables().iter().map(|table| table_row(table.schema())).collect()),
@@ -23,24 +23,24 @@ pub(super) fn table(name: &str, view: &CatalogView) -> Option<(&'static [Column]
     })
 }
 
-fn schema_row(name: String) -> Vec<Cell> {
+fn schema_row(name: String) -> Vec<LiveValue> {
     vec![text(CATALOG), text(name), text("highwater")]
 }
 
-fn table_row(schema: &TableSchema) -> Vec<Cell> {
+fn table_row(schema: &TableSchema) -> Vec<LiveValue> {
     vec![text(CATALOG), text(&schema.namespace), text(&schema.name), text("BASE TABLE"), yes_no(true)]
 }
 
-fn column_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
+fn column_rows(schema: &TableSchema) -> Vec<Vec<LiveValue>> {
     let rows = schema.columns.iter().enumerate().map(|(index, column)| {
         let (length, precision, scale) = match column.column_type {
             ColumnType::Scalar(ElementType::Varchar(Some(length)) | ElementType::Char(length)) => {
-                (number(length as usize), Cell::Null, Cell::Null)
+                (number(length as usize), None, None)
             }
             ColumnType::Scalar(ElementType::Numeric { precision, scale }) => {
-                (Cell::Null, number(precision.into()), number(scale.into()))
+                (None, number(precision.into()), number(scale.into()))
             }
-            _ => (Cell::Null, Cell::Null, Cell::Null),
+            _ => (None, None, None),
         };
         vec![
             text(CATALOG),
@@ -48,7 +48,7 @@ fn column_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
             text(&schema.name),
             text(&column.name),
             number(index + 1),
-            column.default.as_ref().map_or(Cell::Null, text),
+            column.default.as_ref().and_then(text),
             yes_no(!column.not_null),
             text(bare_type(column.column_type)),
             length,
@@ -58,6 +58,10 @@ fn column_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
         ]
     });
     rows.collect()
+}
+
+fn text(text: impl Into<String>) -> LiveValue {
+    Some(super::text(text))
 }
 
 /// The type without its modifiers, as `data_type` has it.
@@ -83,7 +87,7 @@ fn constraints(schema: &TableSchema) -> Vec<(String, &'static str, Vec<String>)>
     found
 }
 
-fn constraint_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
+fn constraint_rows(schema: &TableSchema) -> Vec<Vec<LiveValue>> {
     let rows = constraints(schema).into_iter().map(|(name, kind, _)| {
         vec![
             text(CATALOG),
@@ -98,7 +102,7 @@ fn constraint_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
     rows.collect()
 }
 
-fn key_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
+fn key_rows(schema: &TableSchema) -> Vec<Vec<LiveValue>> {
     let rows = constraints(schema).into_iter().flat_map(|(name, _, columns)| {
         columns.into_iter().enumerate().map(move |(index, column)| (name.clone(), index, column))
     });

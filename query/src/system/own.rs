@@ -3,11 +3,11 @@
 use highwater_log::position::ColumnId;
 use highwater_log::schema::{IndexSchema, IndexState, IndexedColumn, TableSchema};
 
-use super::{BOOLEAN, Cell, Column, TEXT, text};
+use super::{BOOLEAN, Column, LiveValue, TEXT, flag, text};
 use crate::catalog::{CatalogView, primary_key_name};
 
 /// The columns and rows of the table of this name; `None`: there is none.
-pub(super) fn table(name: &str, view: &CatalogView) -> Option<(&'static [Column], Vec<Vec<Cell>>)> {
+pub(super) fn table(name: &str, view: &CatalogView) -> Option<(&'static [Column], Vec<Vec<LiveValue>>)> {
     match name {
         "indexes" => Some((&INDEXES, view.tables().iter().flat_map(|table| index_rows(table.schema())).collect())),
         _ => None,
@@ -15,18 +15,20 @@ pub(super) fn table(name: &str, view: &CatalogView) -> Option<(&'static [Column]
 }
 
 /// The primary key, the unique constraints, the indexes.
-fn index_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
-    let row = |name: &str, kind, columns: String, is_unique, state, cause| {
-        let (namespace, table) = (text(&schema.namespace), text(&schema.name));
-        vec![namespace, table, text(name), text(kind), text(columns), Cell::Flag(is_unique), text(state), cause]
+fn index_rows(schema: &TableSchema) -> Vec<Vec<LiveValue>> {
+    let row = |name: &str, kind: &str, columns: String, is_unique, state: &str, cause: LiveValue| {
+        let [namespace, table] = [&schema.namespace, &schema.name].map(|name| Some(text(name)));
+        let told = [Some(text(name)), Some(text(kind)), Some(text(columns)), flag(is_unique), Some(text(state)), cause];
+        [namespace, table].into_iter().chain(told).collect()
     };
     let key = (!schema.primary_key.is_empty()).then(|| {
         let name = primary_key_name(schema);
-        row(&name, "primary key", names(schema, &schema.primary_key), true, "ready", Cell::Null)
+        row(&name, "primary key", names(schema, &schema.primary_key), true, "ready", None)
     });
-    let uniques = schema.uniques.iter().map(|unique| {
-        row(&unique.name, "unique constraint", names(schema, &unique.columns), true, "ready", Cell::Null)
-    });
+    let uniques = schema
+        .uniques
+        .iter()
+        .map(|unique| row(&unique.name, "unique constraint", names(schema, &unique.columns), true, "ready", None));
     let indexes = schema.indexes.iter().map(|index| {
         let (state, cause) = state(index);
         let columns: Vec<_> = index.columns.iter().map(|column| indexed(schema, column)).collect();
@@ -35,12 +37,12 @@ fn index_rows(schema: &TableSchema) -> Vec<Vec<Cell>> {
     key.into_iter().chain(uniques).chain(indexes).collect()
 }
 
-fn state(index: &IndexSchema) -> (&'static str, Cell) {
+fn state(index: &IndexSchema) -> (&'static str, LiveValue) {
     match &index.state {
-        IndexState::Building => ("building", Cell::Null),
-        IndexState::Checking => ("checking", Cell::Null),
-        IndexState::Ready => ("ready", Cell::Null),
-        IndexState::Failed { cause, .. } => ("failed", text(cause)),
+        IndexState::Building => ("building", None),
+        IndexState::Checking => ("checking", None),
+        IndexState::Ready => ("ready", None),
+        IndexState::Failed { cause, .. } => ("failed", Some(text(cause))),
     }
 }
 
