@@ -10,6 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile([file], ["."])?;
     let directory = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(directory.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".highwater.v1").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".highwater.v1")
+        .codec_path("crate::codec::BoundedCodec")
+        .compile_fds(descriptors)?;
     Ok(())
 }

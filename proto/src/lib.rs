@@ -1,5 +1,7 @@
 //! The gRPC interface of Highwater, as `highwater/v1/highwater.proto` describes it.
 
+mod codec;
+
 /// Version 1: messages, clients and servers.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "made from the description, which holds the words")]
 pub mod v1 {

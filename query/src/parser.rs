@@ -1,6 +1,10 @@
 //! Statements out of text: limits first, then the parser, and our own words at the end.
 
 mod distinct;
+mod extent;
+
+use std::collections::VecDeque;
+use std::ops::Range;
 
 use datafusion::sql::sqlparser::ast::Statement;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
@@ -23,22 +27,130 @@ pub struct Parsed {
     pub parameter_count: usize,
 }
 
-/// The statements of a text, in order. An empty text has none.
+/// The statements of a text, in order, each taken apart when its turn comes, but for the first few: the tree of one takes a hundred times the
+/// bytes of its text and more.
+pub struct Statements {
+    source: Source,
+    /// Those that are still to come.
+    pieces: VecDeque<Piece>,
+    /// The first of them.
+    ready: VecDeque<Parsed>,
+}
+
+enum Source {
+    /// Of a short text, whole.
+    Tokens(Vec<TokenWithSpan>),
+    Text(Box<str>),
+}
+
+struct Piece {
+    /// Of the tokens, or of the text's bytes.
+    range: Range<usize>,
+    /// Where it begins in the text.
+    line: u64,
+}
+
+impl Statements {
+    /// The only statement; `None` unless there is exactly one.
+    #[must_use]
+    pub fn single(mut self) -> Option<Parsed> {
+        if self.pieces.len() == 1 { self.next()?.ok() } else { None }
+    }
+
+    /// What a piece of the text says, if anything.
+    fn parse(source: &Source, piece: &Piece) -> Result<Option<Parsed>, SqlError> {
+        match source {
+            Source::Tokens(tokens) => parse_one(&tokens[piece.range.clone()]),
+            Source::Text(text) => {
+                let parsed = tokenize(&text[piece.range.clone()]).and_then(|tokens| parse_one(&tokens));
+                parsed.map_err(|error| {
+                    let line = piece.line;
+                    let message = format!("{} (in the statement whose text begins on line {line})", error.message);
+                    SqlError::new(error.sqlstate, message)
+                })
+            }
+        }
+    }
+}
+
+impl Iterator for Statements {
+    type Item = Result<Parsed, SqlError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let piece = self.pieces.pop_front()?;
+        if let Some(ready) = self.ready.pop_front() {
+            return Some(Ok(ready));
+        }
+        // It was parsed before, and had something to say.
+        Self::parse(&self.source, &piece).transpose()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.pieces.len(), Some(self.pieces.len()))
+    }
+}
+
+impl ExactSizeIterator for Statements {}
+
+impl std::fmt::Debug for Statements {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} statements", self.pieces.len())
+    }
+}
+
+/// The statements of a text, in order, of which each was found to be one. An empty text has none.
 ///
 /// # Errors
 /// `42601`; `22021` for a zero byte; `54001` beyond the limits on length and nesting, which are checked before anything recurses.
-pub fn parse(sql: &str) -> Result<Vec<Parsed>, SqlError> {
+pub fn parse(sql: &str) -> Result<Statements, SqlError> {
+    let too_complex = |message: String| Err(SqlError::new(sqlstate::STATEMENT_TOO_COMPLEX, message));
     if sql.len() > STATEMENT_BYTES_MAX {
-        let message = format!("a text of {} bytes is longer than the limit of {STATEMENT_BYTES_MAX}", sql.len());
-        return Err(SqlError::new(sqlstate::STATEMENT_TOO_COMPLEX, message));
+        return too_complex(format!("a text of {} bytes is longer than the limit of {STATEMENT_BYTES_MAX}", sql.len()));
     }
     if sql.contains('\0') {
         return Err(SqlError::new(sqlstate::CHARACTER_NOT_IN_REPERTOIRE, "a statement cannot hold a zero byte"));
     }
+    let (source, pieces) = if sql.len() <= WHOLE_BYTES_MAX {
+        let tokens = tokenize(sql)?;
+        let mut start = 0;
+        let pieces: Vec<_> = tokens
+            .split(|token| token.token == Token::SemiColon)
+            .map(|tokens| {
+                let range = start..start + tokens.len();
+                start = range.end + 1;
+                Piece { range, line: 1 }
+            })
+            .collect();
+        (Source::Tokens(tokens), pieces)
+    } else {
+        let mut pieces = Vec::new();
+        for extent::Extent { bytes, line, tokens_max } in extent::extents(sql) {
+            if tokens_max > TOKENS_MAX {
+                return too_complex(format!(
+                    "the statement whose text begins on line {line} has more than {TOKENS_MAX} words, signs and blanks"
+                ));
+            }
+            if pieces.len() == STATEMENTS_MAX {
+                return too_complex(format!("the text has more than {STATEMENTS_MAX} statements"));
+            }
+            pieces.push(Piece { range: bytes, line });
+        }
+        (Source::Text(sql.into()), pieces)
+    };
+    let (mut said, mut ready) = (VecDeque::new(), VecDeque::new());
+    for piece in pieces {
+        let Some(parsed) = Statements::parse(&source, &piece)? else { continue };
+        if said.len() == ready.len() && ready.len() < READY_MAX {
+            ready.push_back(parsed);
+        }
+        said.push_back(piece);
+    }
+    Ok(Statements { source, pieces: said, ready })
+}
+
+fn tokenize(sql: &str) -> Result<Vec<TokenWithSpan>, SqlError> {
     let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize_with_location();
-    let tokens = tokens.map_err(|error| SqlError::syntax(format!("syntax error: {error}")))?;
-    let statements = tokens.split(|token| token.token == Token::SemiColon);
-    statements.filter_map(|tokens| parse_one(tokens).transpose()).collect()
+    tokens.map_err(|error| SqlError::syntax(format!("syntax error: {error}")))
 }
 
 /// An expression, as a stored DEFAULT holds it.
@@ -105,28 +217,48 @@ fn check_complexity(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
         Err(SqlError::new(sqlstate::STATEMENT_TOO_COMPLEX, format!("the statement {what} (limit {max})")))
     };
     let mut levels = vec![Level::default()];
+    let (mut calls, mut work) = (0_u32, 0_u64);
     for (index, token) in tokens.iter().enumerate() {
+        // What is said within calls within calls is parsed twice for each of them: first as the name of an argument that it is not.
+        if calls > CALLS_FREE {
+            work += 1 << calls.min(63);
+        }
+        if work > CALLS_WORK_MAX {
+            return Err(SqlError::new(
+                sqlstate::STATEMENT_TOO_COMPLEX,
+                "the statement nests calls of functions too deep",
+            ));
+        }
         match &token.token {
             Token::Word(word) if word.quote_style.is_some() && word.value.is_empty() => {
                 return Err(SqlError::syntax("zero-length delimited identifier at or near \"\"\"\""));
             }
             Token::LParen | Token::LBracket | Token::LBrace => {
-                levels.push(Level { is_subquery: is_subquery(tokens, index), ..Level::default() });
+                let is_call = is_call(tokens, index);
+                calls += u32::from(is_call);
+                levels.push(Level { is_subquery: is_subquery(tokens, index), is_call, ..Level::default() });
             }
             Token::RParen | Token::RBracket | Token::RBrace if levels.len() > 1 => {
-                let depth = levels.pop().map_or(0, |level| level.depth());
+                let level = levels.pop().unwrap_or_default();
+                calls -= u32::from(level.is_call);
+                let depth = level.depth();
                 if let Some(outer) = levels.last_mut() {
                     outer.operand = outer.operand.max(depth);
                 }
             }
             Token::Comma => {
                 if let Some(level) = levels.last_mut() {
-                    *level = Level { earlier: level.depth(), is_subquery: level.is_subquery, ..Level::default() };
+                    let Level { is_subquery, is_call, .. } = *level;
+                    *level = Level { earlier: level.depth(), is_subquery, is_call, ..Level::default() };
                 }
             }
             token if is_operator(token) => {
                 if let Some(level) = levels.last_mut() {
-                    level.operators += if becomes_call(token) { CALL_WEIGHT } else { 1 };
+                    level.operators += match token {
+                        token if becomes_call(token) => CALL_WEIGHT,
+                        Token::Word(word) if is_prefix(&word.value) => PREFIX_WEIGHT,
+                        _ => 1,
+                    };
                 }
             }
             _ => continue,
@@ -156,6 +288,8 @@ struct Level {
     earlier: usize,
     /// It is a query in the place of a value or a condition.
     is_subquery: bool,
+    /// It holds the arguments of a function, as far as tokens tell.
+    is_call: bool,
 }
 
 impl Level {
@@ -164,17 +298,42 @@ impl Level {
     }
 }
 
+/// Whether the parenthesis stands behind what may be a function's name, and holds no query.
+fn is_call(tokens: &[TokenWithSpan], index: usize) -> bool {
+    const BEFORE_OTHERS: [&str; 18] = [
+        "FROM", "JOIN", "LATERAL", "IN", "VALUES", "AND", "OR", "NOT", "ON", "USING", "AS", "WHERE", "HAVING", "BY",
+        "OVER", "WHEN", "THEN", "ELSE",
+    ];
+    let before = index.checked_sub(1);
+    let is_behind_word = before.is_some_and(|before| matches!(tokens[before].token, Token::Word(_)));
+    tokens[index].token == Token::LParen
+        && is_behind_word
+        && !is_word(tokens, before, &BEFORE_OTHERS)
+        && !is_word(tokens, Some(index + 1), &QUERY_BEGINNINGS)
+}
+
 /// Whether the parenthesis holds a query, and not one whose rows are a table's.
 fn is_subquery(tokens: &[TokenWithSpan], index: usize) -> bool {
-    let is_word =
-        |index: Option<usize>, words: &[&str]| match index.and_then(|index| tokens.get(index)).map(|t| &t.token) {
-            Some(Token::Word(word)) => {
-                word.quote_style.is_none() && words.iter().any(|known| word.value.eq_ignore_ascii_case(known))
-            }
-            _ => false,
-        };
-    is_word(Some(index + 1), &["SELECT", "WITH", "VALUES"])
-        && !is_word(index.checked_sub(1), &["FROM", "JOIN", "LATERAL", "AS", "UNION", "EXCEPT", "INTERSECT"])
+    const BEFORE_TABLES: [&str; 7] = ["FROM", "JOIN", "LATERAL", "AS", "UNION", "EXCEPT", "INTERSECT"];
+    // WITH in WITH is one wherever it stands.
+    is_word(tokens, Some(index + 1), &["WITH"])
+        || (is_word(tokens, Some(index + 1), &QUERY_BEGINNINGS)
+            && !is_word(tokens, index.checked_sub(1), &BEFORE_TABLES))
+}
+
+/// Whether the word may make a statement of a statement.
+fn is_prefix(word: &str) -> bool {
+    ["EXPLAIN", "PREPARE"].iter().any(|known| word.eq_ignore_ascii_case(known))
+}
+
+/// Whether there is one of these words, not quoted.
+fn is_word(tokens: &[TokenWithSpan], index: Option<usize>, words: &[&str]) -> bool {
+    match index.and_then(|index| tokens.get(index)).map(|token| &token.token) {
+        Some(Token::Word(word)) => {
+            word.quote_style.is_none() && words.iter().any(|known| word.value.eq_ignore_ascii_case(known))
+        }
+        _ => false,
+    }
 }
 
 /// Whether the operator is planned as a call of a function.
@@ -223,7 +382,8 @@ fn is_operator(token: &Token) -> bool {
                 "DIV",
                 "XOR",
             ];
-            word.quote_style.is_none() && CHAINING.iter().any(|known| word.value.eq_ignore_ascii_case(known))
+            word.quote_style.is_none()
+                && (is_prefix(&word.value) || CHAINING.iter().any(|known| word.value.eq_ignore_ascii_case(known)))
         }
         Token::Number(..)
         | Token::SingleQuotedString(_)
@@ -237,10 +397,24 @@ fn is_operator(token: &Token) -> bool {
 
 /// A longer text is refused before it is taken apart.
 pub const STATEMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A longer text is not taken apart as a whole, but statement by statement.
+const WHOLE_BYTES_MAX: usize = 256 * 1024;
+/// Of one statement of a long text.
+const TOKENS_MAX: usize = 4_000_000;
+const STATEMENTS_MAX: usize = 500_000;
+/// So many statements of a text are not taken apart again when they are run.
+const READY_MAX: usize = 64;
 const NESTING_MAX: usize = 50;
 /// The time that planning takes doubles with each one inside another.
 const SUBQUERIES_MAX: usize = 16;
 const OPERATORS_MAX: usize = 500;
 /// Of a call the frames are larger, and at each step of planning its type is found anew through all that it is made of.
 const CALL_WEIGHT: usize = 4;
+/// The frames of a statement are the largest.
+const PREFIX_WEIGHT: usize = 50;
 const RECURSION_MAX: usize = 400;
+const QUERY_BEGINNINGS: [&str; 3] = ["SELECT", "WITH", "VALUES"];
+/// Calls within one another that count for nothing.
+const CALLS_FREE: u32 = 4;
+/// How many tokens may be looked at for that; a second or two.
+const CALLS_WORK_MAX: u64 = 1_000_000;
