@@ -58,7 +58,7 @@ impl Prepared {
     /// The statement with these values.
     pub(crate) fn request<'a>(&'a self, parameters: &'a [Parameter]) -> Request<'a> {
         Request {
-            statement: Cow::Borrowed(&self.shared.parsed.statement),
+            statement: Said::Kept(&self.shared.parsed.statement),
             parameter_count: self.shared.parsed.parameter_count,
             parameters,
             direct: Some(&self.shared.direct),
@@ -80,17 +80,23 @@ impl std::fmt::Debug for Prepared {
 
 /// A statement as it is to be run, and the values that are given for its parameters.
 pub(crate) struct Request<'a> {
-    statement: Cow<'a, Statement>,
+    statement: Said<'a>,
     parameter_count: usize,
     parameters: &'a [Parameter],
     /// Where its way round the planner is kept, if it is run more than once.
     direct: Option<&'a DirectSlot>,
 }
 
+/// A statement takes kilobytes, and a request changes hands often.
+enum Said<'a> {
+    Once(Box<Statement>),
+    Kept(&'a Statement),
+}
+
 impl<'a> Request<'a> {
     /// A statement that is run this once, without values for parameters.
     pub(crate) fn once(statement: Statement, parameter_count: usize) -> Self {
-        Self { statement: Cow::Owned(statement), parameter_count, parameters: &[], direct: None }
+        Self { statement: Said::Once(Box::new(statement)), parameter_count, parameters: &[], direct: None }
     }
 
     /// Whether there is a value for each parameter.
@@ -98,7 +104,7 @@ impl<'a> Request<'a> {
     /// # Errors
     /// `42P02` where none is given at all; `08P01`.
     pub(crate) fn check_parameters(&self) -> Result<(), SqlError> {
-        match (self.parameters, self.parameter_count, &*self.statement) {
+        match (self.parameters, self.parameter_count, self.statement()) {
             // What it prepares has them.
             ([], _, Statement::Prepare { .. }) => Ok(()),
             ([], 1.., _) => Err(no_parameter("$1")),
@@ -108,7 +114,10 @@ impl<'a> Request<'a> {
 
     /// The statement, its parameters in it.
     pub(crate) fn statement(&self) -> &Statement {
-        &self.statement
+        match &self.statement {
+            Said::Once(statement) => statement,
+            Said::Kept(statement) => statement,
+        }
     }
 
     /// How many parameters it has.
@@ -126,7 +135,10 @@ impl<'a> Request<'a> {
     /// # Errors
     /// As [`bind`].
     pub(crate) fn into_bound(self) -> Result<Statement, SqlError> {
-        let mut statement = self.statement.into_owned();
+        let mut statement = match self.statement {
+            Said::Once(statement) => *statement,
+            Said::Kept(statement) => statement.clone(),
+        };
         if !self.parameters.is_empty() {
             bind(&mut statement, self.parameters)?;
         }
@@ -139,21 +151,21 @@ impl<'a> Request<'a> {
     /// As [`bind`].
     pub(crate) fn bound(&self) -> Result<Cow<'_, Statement>, SqlError> {
         if self.parameters.is_empty() {
-            return Ok(Cow::Borrowed(&self.statement));
+            return Ok(Cow::Borrowed(self.statement()));
         }
-        let mut statement = Statement::clone(&self.statement);
+        let mut statement = self.statement().clone();
         bind(&mut statement, self.parameters)?;
         Ok(Cow::Owned(statement))
     }
 
     /// Its way round the planner, if it has one in this catalog.
     pub(crate) fn direct(&self, catalog: &CatalogView, namespace: &str) -> Option<Arc<Direct>> {
-        let Some(slot) = self.direct else { return Direct::of(&self.statement, catalog, namespace).map(Arc::new) };
+        let Some(slot) = self.direct else { return Direct::of(self.statement(), catalog, namespace).map(Arc::new) };
         let known = slot.get();
         if let Some(known) = known.filter(|known| known.is_current(catalog, namespace)) {
             return Some(known);
         }
-        let direct = Direct::of(&self.statement, catalog, namespace).map(Arc::new);
+        let direct = Direct::of(self.statement(), catalog, namespace).map(Arc::new);
         slot.set(direct.clone());
         direct
     }
