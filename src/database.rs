@@ -23,7 +23,7 @@ use crate::settings::{self, Setting};
 pub use backup::{Backup, BackupProgress};
 pub(crate) use backup::{back_up_closed, write as write_backup};
 pub(crate) use doctor::{drop_fold, verify_folds};
-pub(crate) use views::SettingsTable;
+pub(crate) use views::{SettingsTable, described};
 
 /// A database, open for reading and writing.
 ///

@@ -265,8 +265,7 @@ impl Shared {
             }
         };
         let identity = manifest.identity();
-        // A backup goes back to before what the folds of its log have seen.
-        let witness = if manifest.is_backup { Lsn::ORIGIN } else { options.witness_of(manifest.log) };
+        let witness = manifest.proven(|log| options.witness_of(log));
         let tail = recovery::find_tail(&directory, identity, &manifest, &present, witness, judgement)?;
         recovery::settle(&directory, &tail)?;
         let mut ready = VecDeque::new();

@@ -80,12 +80,6 @@ impl Materialized {
         Ok(catalog_damage.into_iter().map(|what| found("catalog", what)).chain(kv).collect())
     }
 
-    /// Where a materializer's files lie in the directory of all.
-    #[must_use]
-    pub fn directory_of(materializer: &str) -> Option<&'static str> {
-        [CATALOG_DIRECTORY, KV_DIRECTORY].into_iter().find(|known| *known == materializer)
-    }
-
     /// The catalog.
     #[must_use]
     pub fn catalog(&self) -> &Arc<Catalog> {

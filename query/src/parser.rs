@@ -84,13 +84,7 @@ impl Iterator for Statements {
         // It was parsed before, and had something to say.
         Self::parse(&self.source, &piece).transpose()
     }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.pieces.len(), Some(self.pieces.len()))
-    }
 }
-
-impl ExactSizeIterator for Statements {}
 
 impl std::fmt::Debug for Statements {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

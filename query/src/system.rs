@@ -68,11 +68,7 @@ pub(crate) fn table(
     view: &CatalogView,
     live: &LiveTables,
 ) -> Result<Option<RecordBatch>, SqlError> {
-    let table = match namespace {
-        INFORMATION_SCHEMA => information::table(name, view),
-        _ => own::table(name, view),
-    };
-    if let Some((columns, rows)) = table {
+    if let Some((columns, rows)) = made(namespace, name, view) {
         return batch(columns, &rows).map(Some);
     }
     let live = live.find(name).filter(|_| namespace == HW_CATALOG);
@@ -81,12 +77,17 @@ pub(crate) fn table(
 
 /// The names of the columns of the table of this name; `None`: there is none.
 pub(crate) fn column_names(namespace: &str, name: &str, view: &CatalogView, live: &LiveTables) -> Option<Vec<String>> {
-    let columns = match namespace {
-        INFORMATION_SCHEMA => information::table(name, view).map(|(columns, _)| columns),
-        _ => own::table(name, view).map(|(columns, _)| columns),
-    };
+    let columns = made(namespace, name, view).map(|(columns, _)| columns);
     let columns = columns.or_else(|| Some(live.find(name).filter(|_| namespace == HW_CATALOG)?.columns()))?;
     Some(columns.iter().map(|(name, _)| (*name).to_owned()).collect())
+}
+
+/// The columns and rows of a table that is made of the catalog.
+fn made(namespace: &str, name: &str, view: &CatalogView) -> Option<(&'static [Column], Vec<Vec<LiveValue>>)> {
+    match namespace {
+        INFORMATION_SCHEMA => information::table(name, view),
+        _ => own::table(name, view),
+    }
 }
 
 type Column = (&'static str, ElementType);

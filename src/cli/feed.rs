@@ -16,6 +16,7 @@ use super::place::{Found, Place};
 use super::{CliError, open_database};
 use crate::Database;
 use crate::client::Client;
+use crate::database::described;
 use tail::{TAIL_HELP, Tail};
 
 /// Changes, as they are committed.
@@ -133,17 +134,6 @@ impl Listed {
             held_since_micros: feed.held_since_micros,
         }
     }
-}
-
-/// A table, and what is told of it.
-fn described(mut table: String, columns: Option<&str>, filter: Option<&str>) -> String {
-    if let Some(columns) = columns {
-        let _ = write!(table, " ({columns})");
-    }
-    if let Some(filter) = filter {
-        let _ = write!(table, " where {filter}");
-    }
-    table
 }
 
 fn print(feeds: Vec<Listed>) -> Result<ExitCode, CliError> {

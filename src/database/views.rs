@@ -44,16 +44,8 @@ impl LiveTable for FeedsTable {
 }
 
 fn feed_row(feed: &FeedStatus) -> Vec<LiveValue> {
-    let told = feed.tables.iter().zip(&feed.schema.tables).map(|(name, told)| {
-        let mut text = name.clone();
-        if let Some(columns) = &told.columns {
-            let _ = write!(text, " ({columns})");
-        }
-        if let Some(filter) = &told.filter {
-            let _ = write!(text, " where {filter}");
-        }
-        text
-    });
+    let told = feed.tables.iter().zip(&feed.schema.tables);
+    let told = told.map(|(name, told)| described(name.clone(), told.columns.as_deref(), told.filter.as_deref()));
     let since = |micros: u64| OwnedValue::Plain(Value::TimestampTz(i64::try_from(micros).unwrap_or(i64::MAX)));
     vec![
         Some(text(&feed.schema.name)),
@@ -66,6 +58,17 @@ fn feed_row(feed: &FeedStatus) -> Vec<LiveValue> {
         Some(bigint(feed.held_bytes)),
         feed.held_since_micros.map(since),
     ]
+}
+
+/// A table, and what is told of it.
+pub(crate) fn described(mut table: String, columns: Option<&str>, filter: Option<&str>) -> String {
+    if let Some(columns) = columns {
+        let _ = write!(table, " ({columns})");
+    }
+    if let Some(filter) = filter {
+        let _ = write!(table, " where {filter}");
+    }
+    table
 }
 
 /// Of a log in memory there are none.

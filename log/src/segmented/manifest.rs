@@ -93,6 +93,11 @@ impl Manifest {
         Identity { log: self.signature.unwrap_or(self.log), salt: self.salt.0.into_bytes() }
     }
 
+    /// What others prove of the log, as far as it is to be believed: a backup goes back to before what the folds of its log have seen.
+    pub(super) fn proven(&self, told: impl FnOnce(LogId) -> Lsn) -> Lsn {
+        if self.is_backup { Lsn::ORIGIN } else { told(self.log) }
+    }
+
     /// A backup that is opened for writing becomes a log of its own, which ends at `lsn` so far. What was told of the log that it is a
     /// backup of holds here up to there, and no further: both may go on.
     pub(super) fn begin_own(&mut self, log: LogId, lsn: Lsn) {

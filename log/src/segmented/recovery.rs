@@ -78,9 +78,7 @@ impl Survey {
         })?;
         directory.check_finished()?;
         let manifest = Manifest::load(directory, &generations)?.ok_or_else(missing)?;
-        // A backup goes back to before what the folds of its log have seen.
-        let witness = if manifest.is_backup { Lsn::ORIGIN } else { witness(manifest.log) };
-        let identity = manifest.identity();
+        let (identity, witness) = (manifest.identity(), manifest.proven(witness));
         let tail = find_tail(directory, identity, &manifest, &present, witness, Judgement::Specified)?;
         Ok(Self { manifest, present, tail })
     }

@@ -1,7 +1,7 @@
 //! What was folded otherwise than the log says is found when it is looked through.
 
 use highwater_log::env::Env;
-use highwater_log::position::{ColumnId, StorageId};
+use highwater_log::position::{ColumnId, RowId, StorageId};
 use highwater_log::schema::{TableSchema, UniqueSchema};
 use highwater_log::value::Value;
 use highwater_log::{Change, CommitLog};
@@ -81,18 +81,18 @@ fn an_index_entry_without_a_row_is_found() {
 fn a_row_without_an_index_entry_is_found() {
     let machine = Machine::new(2);
     let mut world = machine.open().unwrap();
-    // The entry of another row goes.
+    // An update that leaves row 2 as it is, and takes the entry of row 3 for what was there before.
     let (second, _directory) = folded_twice(
         &mut world,
-        |world| change(world, &[], &[1]),
+        |world| change(world, &[(4, 40)], &[]),
         |table, change| {
-            if let Change::Delete { before, .. } = change {
-                *before = row(table, 1, 30);
-            }
+            let mut changed = Vec::new();
+            table.layout().encode_partial(&[(1, Some(Value::Integer(20)))], &mut changed).unwrap();
+            let (before, changed) = (row(table, 2, 30), changed.into());
+            *change = Change::Update { table: table.schema().id, row: RowId::new(2), before, changed };
         },
     );
-    let found = findings(&second);
-    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(findings(&second), ["public.t: index t_value has 2 entries for 3 rows"]);
 }
 
 #[test]
