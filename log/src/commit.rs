@@ -1,11 +1,17 @@
 //! Commits: what the log orders, and how it stores them.
 
+mod body;
+mod encoded;
 mod envelope;
+mod spool;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use envelope::PART_BYTES_MAX;
-pub use envelope::{EncodedCommit, EnvelopeError, PART_BYTES_TARGET, decode_part};
+pub use body::{CommitBody, StreamedCommit};
+pub use encoded::{EncodedCommit, PartStore};
+pub(crate) use envelope::{CHANGE_BYTES_MAX, PART_BYTES_MAX};
+pub use envelope::{EnvelopeError, PART_BYTES_TARGET, decode_part};
+pub use spool::{ChangeSpool, SpoolError, SpooledChanges};
 
 use bytes::Bytes;
 

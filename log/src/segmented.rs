@@ -373,8 +373,8 @@ impl Shared {
         }
         outcome.map_err(|failure| self.append_failed(failure))?;
         self.reading.index().learn(segment, place);
-        let parts = group.commits.iter().flat_map(EncodedCommit::parts);
-        self.meter.appended_bytes.add(parts.map(|part| frame_bytes(part.len())).sum());
+        let parts = group.commits.iter().flat_map(EncodedCommit::part_lengths);
+        self.meter.appended_bytes.add(parts.map(frame_bytes).sum());
         writing.told = synced;
         writing.pending.extend(group.commits.iter().cloned().map(Arc::new));
         if writing.writer.active() != segment {

@@ -28,11 +28,11 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
-use self::core::{Answer, Core, Objection, Resolved};
+use self::core::{Answer, Core, LargeObjection, Objection, Resolved, judge};
 use self::outcome::block_on;
 use self::pipeline::CommitThread;
 use self::verdict::{GroupEnd, Teller, Verdict};
-use crate::commit::{Commit, EnvelopeError, decode_part};
+use crate::commit::{CHANGE_BYTES_MAX, CommitBody};
 use crate::commit_log::CommitLog;
 use crate::env::Clock;
 use crate::error::LogError;
@@ -45,8 +45,8 @@ pub use self::keeper::{Applier, Keeper, KeeperError};
 pub use self::outcome::{Accepted, Acknowledgement, Chain, CommitError, Receipt};
 pub use self::pipeline::Pipeline;
 pub use self::write_set::{
-    CATALOG_SPACE, Durability, KeyName, KeyRange, KeyWrite, Precondition, WriteSet, catalog_definitions,
-    catalog_index_key, catalog_key, catalog_name_key, catalog_object,
+    CATALOG_SPACE, Durability, KeyName, KeyRange, KeySeen, KeyWrite, LargeKeys, LargeWrites, Precondition, WriteSet,
+    catalog_definitions, catalog_index_key, catalog_key, catalog_name_key, catalog_object,
 };
 
 /// A buffered commit is synced at most this much later.
@@ -130,7 +130,7 @@ struct State {
 }
 
 struct Pending {
-    commit: Arc<Commit>,
+    commit: CommitBody,
     room: usize,
     /// On the monotonic clock.
     accepted_at: Duration,
@@ -333,13 +333,18 @@ impl Sequencer {
             return Err(CommitError::TooLarge { bytes, max: max.min(CHANGE_BYTES_MAX) });
         }
         let all = self.shared.options.pending_bytes_max.div_ceil(ROOM_UNIT_BYTES);
-        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES).clamp(1, all)).unwrap_or(u32::MAX);
+        // Who takes all room goes alone.
+        let bytes_asked = if set.large.is_some() { usize::MAX } else { bytes };
+        let units = u32::try_from(bytes_asked.div_ceil(ROOM_UNIT_BYTES).clamp(1, all)).unwrap_or(u32::MAX);
+        // Before others have to wait for it. What it objects to is found again, unless it is a retry.
+        let seen = set.seen_at.unwrap_or(Lsn::ORIGIN);
+        let keys_seen = self.shared.look_at_keys(&set, seen).unwrap_or(seen);
         let room = self.shared.room.acquire_many(units).await;
         let room = room.map_err(|_| {
             let cause = self.stopped().unwrap_or_else(|| "the database is closing".into());
             if set.producer.is_some() { CommitError::Unknown { cause } } else { CommitError::Stopped { cause } }
         })?;
-        self.shared.accept(set, room, drive, behind)
+        self.shared.accept(set, keys_seen, room, drive, behind)
     }
 }
 
@@ -391,6 +396,7 @@ impl Shared {
     fn accept(
         &self,
         set: WriteSet,
+        mut keys_seen: Lsn,
         room: SemaphorePermit<'_>,
         drive: Drive,
         behind: Option<Chain>,
@@ -407,6 +413,8 @@ impl Shared {
             let keys_asked = RANGE_KEYS_ASKED << attempt.min(RANGE_DOUBLINGS_MAX);
             // What the writer saw is enough, unless the window has forgotten writes since.
             let before = self.resolve(&set, keys_asked, attempt == 1);
+            let looked = self.look_at_keys(&set, keys_seen);
+            keys_seen = *looked.as_ref().unwrap_or(&keys_seen);
             let state = self.state();
             let resolved = match before {
                 // With the lock nothing is applied and forgotten meanwhile.
@@ -427,7 +435,19 @@ impl Shared {
                 _ if is_chain_broken => {
                     Err(CommitError::not_committed("a commit that it was to follow was taken back"))
                 }
-                (Ok(()), None) => Ok(self.enqueue(state, set, room, drive, seen)),
+                (Ok(()), None) => {
+                    let checked = match &set.large {
+                        Some(large) => looked
+                            .map_err(LargeObjection::from)
+                            .and_then(|seen| state.core.check_large(&*large.keys, seen)),
+                        None => Ok(()),
+                    };
+                    match checked {
+                        Ok(()) => Ok(self.enqueue(state, set, room, drive, seen)),
+                        Err(LargeObjection::Refused(error)) => Err(error),
+                        Err(LargeObjection::Stale) => continue,
+                    }
+                }
                 (Err(Objection::Refused(refusal)), None) => Err(refusal.into()),
                 (Err(Objection::Stale), None) => continue,
             };
@@ -446,16 +466,15 @@ impl Shared {
         let (is_synced, patience) = (set.durability == Durability::Synced, set.durability.patience());
         // They have served, and take time to drop, which is not to be spent under the lock.
         let _conditions = std::mem::take(&mut set.preconditions);
+        let next_row = state.core.next_row();
         let commit = state.core.stamp(set, self.clock.unix_micros());
-        let first_row = commit.changes.iter().find_map(|change| match change {
-            crate::Change::Insert { row, .. } => Some(*row),
-            _ => None,
-        });
-        let chain = Chain { run: Some(state.run), seen: if is_all_seen { commit.lsn } else { seen } };
+        let (lsn, has_inserts) = (commit.lsn(), commit.header().next_row > next_row);
+        let chain = Chain { run: Some(state.run), seen: if is_all_seen { lsn } else { seen } };
         let verdict = Arc::clone(state.teller.verdict());
-        let accepted = Accepted { lsn: commit.lsn, first_row, is_duplicate: false, chain, verdict };
+        let first_row = has_inserts.then_some(next_row);
+        let accepted = Accepted { lsn, first_row, is_duplicate: false, chain, verdict };
         let accepted_at = self.clock.monotonic();
-        state.pending.push(Pending { commit: Arc::new(commit), room: room.num_permits(), accepted_at });
+        state.pending.push(Pending { commit, room: room.num_permits(), accepted_at });
         room.forget();
         let wakes = if is_synced {
             !std::mem::replace(&mut state.is_sync_wanted, true)
@@ -472,6 +491,19 @@ impl Shared {
             self.wake.notify_one();
         }
         accepted
+    }
+
+    /// Looks at the keys of a large write set again, where the window has forgotten what was written since `seen`; returns up to where
+    /// they are what its writer saw. Reads as many keys as it writes.
+    fn look_at_keys(&self, set: &WriteSet, seen: Lsn) -> Result<Lsn, CommitError> {
+        let Some(large) = set.large.as_ref().filter(|_| seen < self.state().core.floor()) else { return Ok(seen) };
+        let at = self.keeper.applied();
+        large.keys.each(&mut |space, key, found| {
+            let version = self.keeper.version(space, key, at);
+            let version = version.map_err(|error| CommitError::not_committed(error.0))?;
+            Ok(judge(space, key, found, version)?)
+        })?;
+        Ok(at)
     }
 
     /// Asks the keeper; of a range at most `keys_asked` keys, and of keys nothing where what the writer has seen is to be enough.
@@ -512,9 +544,7 @@ fn last_stamp(log: &dyn CommitLog) -> Result<Stamp, LogError> {
         return Ok(beginning);
     }
     let commit = log.read_after(lsn.previous())?.try_next()?.expect("a durable commit is readable");
-    let (header, _) = decode_part(&commit.parts()[0]).map_err(|source| LogError::Envelope { lsn, source })?;
-    let header = header.ok_or(EnvelopeError::Malformed("first part without a header"));
-    let header = header.map_err(|source| LogError::Envelope { lsn, source })?;
+    let header = commit.header()?;
     Ok(Stamp { lsn, time: header.time, next_row: header.next_row })
 }
 
@@ -524,5 +554,3 @@ const RESOLUTIONS_WITHOUT_LOCK: u32 = 3;
 const RANGE_KEYS_ASKED: usize = 32;
 const RANGE_DOUBLINGS_MAX: u32 = 30;
 const ROOM_UNIT_BYTES: usize = 256;
-/// One change alone must fit into a part of the log.
-const CHANGE_BYTES_MAX: usize = crate::commit::PART_BYTES_MAX - 4096;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::commit::EncodedCommit;
 use crate::position::Lsn;
 
-/// A run of the newest commits, bounded in bytes. The newest one is always there, however large.
+/// A run of the newest commits, bounded in bytes. One that is larger than that is not there, nor what came before it.
 #[derive(Debug)]
 pub(crate) struct TailCache {
     commits: VecDeque<Arc<EncodedCommit>>,
@@ -25,10 +25,10 @@ impl TailCache {
         }
         self.bytes += weight(&commit);
         self.commits.push_back(commit);
-        while self.bytes > self.bytes_max && self.commits.len() > 1 {
-            if let Some(oldest) = self.commits.pop_front() {
-                self.bytes -= weight(&oldest);
-            }
+        while self.bytes > self.bytes_max
+            && let Some(oldest) = self.commits.pop_front()
+        {
+            self.bytes -= weight(&oldest);
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use bytes::Bytes;
 use highwater_log::base::{BaseRecord, BaseState};
 use highwater_log::checked_json;
+use highwater_log::commit::StreamedCommit;
 use highwater_log::env::Disk;
 use highwater_log::position::{SchemaVersion, StorageId, TableId};
 use highwater_log::schema::{CatalogEntry, FeedSchema, Namespace, TableSchema};
@@ -390,6 +391,10 @@ impl Materializer for Catalog {
         }
         state.applied = lsn;
         Ok(())
+    }
+
+    fn apply_streamed(&self, commit: &StreamedCommit) -> Result<(), FoldError> {
+        self.apply(&commit.head()?)
     }
 
     fn checkpoint(&self) -> Result<Lsn, FoldError> {

@@ -11,6 +11,7 @@
 //! journal: a checkpoint at n flushes every tree that was written to, then records n; what came later is replayed. The history's
 //! beginning as a checkpoint has recorded it is the horizon: merges drop what no read from there on can find.
 
+mod apply;
 mod backfill;
 mod checkpoint;
 mod fold;
@@ -29,18 +30,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use highwater_log::commit::{ProducerId, ProducerSequence};
+use highwater_log::commit::{ProducerId, StreamedCommit};
 use highwater_log::env::Disk;
 use highwater_log::position::StorageId;
 use highwater_log::schema::IndexState;
-use highwater_log::sequencer::{KeyRange, RecentSequences, SEQUENCES_KEPT};
+use highwater_log::sequencer::{KeyRange, RecentSequences};
 use highwater_log::{Commit, LogId, Lsn};
 
 use crate::catalog::Catalog;
 use crate::error::FoldError;
 use crate::materializer::Materializer;
 use checkpoint::{Checkpoint, TreeManifest, TreeRecord};
-use fold::Write;
 use history::History;
 use tree::{Staleness, Tree};
 
@@ -594,48 +594,11 @@ impl Materializer for Kv {
     }
 
     fn apply(&self, commit: &Commit) -> Result<(), FoldError> {
-        let _folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
-        let applied = self.applied();
-        if commit.lsn <= applied {
-            return Ok(());
-        }
-        if commit.lsn != applied.next() {
-            return Err(FoldError::OutOfOrder { lsn: commit.lsn, applied });
-        }
-        self.fill_indexes(commit)?;
-        let writes = fold::fold(commit, &self.catalog)?;
-        let mut written_bytes = 0;
-        // Keys of one storage stand together.
-        let mut open: Option<(StorageId, Arc<Tree>)> = None;
-        for Write { storage, key, value, stale } in writes.keys {
-            written_bytes += key.len() + value.len() + ENTRY_OVERHEAD_BYTES;
-            let tree = match &mut open {
-                Some((id, tree)) if *id == storage => tree,
-                other => &mut other.insert((storage, self.tree_to_write(storage)?)).1,
-            };
-            tree.write(&key, value, commit.lsn);
-            tree.note_stale(stale);
-            if let Some(base) = tree.base().filter(|_| stale > 0) {
-                // What it hides may lie there.
-                base.note_stale(1);
-            }
-        }
-        if let Some(ProducerSequence { producer, sequence }) = writes.producer {
-            let mut recent = self.sequences(producer, applied)?;
-            recent.push_back((sequence, commit.lsn));
-            while recent.len() > SEQUENCES_KEPT {
-                recent.pop_front();
-            }
-            let tree = self.tree_to_write(SYSTEM_STORAGE)?;
-            tree.write(&value::producer_key(producer), value::sequences(commit.lsn, &recent), commit.lsn);
-            // The one before, as a rule.
-            tree.note_stale(1);
-        }
-        self.unflushed_bytes.fetch_add(written_bytes as u64, Ordering::Relaxed);
-        self.applied.store(commit.lsn.value(), Ordering::Release);
-        // The history does not begin beyond what is applied.
-        self.history().note(commit.header.time.micros, commit.lsn);
-        Ok(())
+        self.apply_whole(commit)
+    }
+
+    fn apply_streamed(&self, commit: &StreamedCommit) -> Result<(), FoldError> {
+        self.apply_parts(commit)
     }
 
     fn checkpoint(&self) -> Result<Lsn, FoldError> {

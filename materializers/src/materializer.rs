@@ -1,5 +1,6 @@
 //! The contract of a fold.
 
+use highwater_log::commit::StreamedCommit;
 use highwater_log::{Commit, Lsn};
 
 use crate::error::FoldError;
@@ -29,6 +30,12 @@ pub trait Materializer: Send + Sync + 'static {
     /// # Errors
     /// [`FoldError`]; `applied` stands where it was, and the same commit may be folded again.
     fn apply(&self, commit: &Commit) -> Result<(), FoldError>;
+
+    /// Folds a commit of which one part at a time lies in memory: as [`Materializer::apply`], to the same state.
+    ///
+    /// # Errors
+    /// As [`Materializer::apply`]; [`FoldError::Log`] when a part cannot be read.
+    fn apply_streamed(&self, commit: &StreamedCommit) -> Result<(), FoldError>;
 
     /// Makes the state durable, and returns the LSN from which a restart replays.
     ///

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_log::base::{BaseHeader, BaseRecord, BaseState};
-use highwater_log::commit::ProducerId;
+use highwater_log::commit::{CommitBody, ProducerId};
 use highwater_log::env::Env;
 use highwater_log::position::StorageId;
 use highwater_log::sequencer::{Applier, CATALOG_SPACE, Keeper, KeeperError, KeyRange, RecentSequences};
-use highwater_log::{Commit, CommitHeader, CommitLog, LogError, LogId, Lsn};
+use highwater_log::{CommitHeader, CommitLog, LogError, LogId, Lsn};
 
 use crate::catalog::Catalog;
 use crate::error::FoldError;
@@ -116,8 +116,7 @@ impl Materialized {
         let mut reader = log.read_after(from)?;
         while let Some(encoded) = reader.try_next()? {
             let lsn = encoded.lsn();
-            let commit = encoded.decode().map_err(|source| LogError::Envelope { lsn, source })?;
-            self.fold(&commit)?;
+            self.fold(&CommitBody::read(&encoded)?)?;
             if lsn.value().is_multiple_of(PROGRESS_STEP) {
                 progress(Progress { from, applied: lsn, durable });
             }
@@ -196,8 +195,7 @@ impl Materialized {
         let lsn = pin.at();
         let commit =
             log.read_after(lsn.previous())?.try_next()?.ok_or(LogError::BeyondDurable { after: lsn, durable: lsn })?;
-        let commit = commit.decode().map_err(|source| LogError::Envelope { lsn, source })?;
-        let CommitHeader { time, next_row, .. } = commit.header;
+        let CommitHeader { time, next_row, .. } = commit.header()?;
         let header = BaseHeader { lsn, time, next_row };
         let mut writer = log.begin_base(header)?;
         self.catalog.image(lsn).into_iter().try_for_each(|record| writer.push(record))?;
@@ -261,11 +259,19 @@ impl Materialized {
         Ok(())
     }
 
-    fn fold(&self, commit: &Commit) -> Result<(), FoldError> {
-        let _commit =
-            tracing::debug_span!("commit", lsn = commit.lsn.value(), changes = commit.changes.len()).entered();
-        self.catalog.apply(commit)?;
-        self.kv.apply(commit)?;
+    fn fold(&self, commit: &CommitBody) -> Result<(), FoldError> {
+        let changes = commit.header().change_count;
+        let _commit = tracing::debug_span!("commit", lsn = commit.lsn().value(), changes).entered();
+        match commit {
+            CommitBody::Whole(commit) => {
+                self.catalog.apply(commit)?;
+                self.kv.apply(commit)?;
+            }
+            CommitBody::Streamed(commit) => {
+                self.catalog.apply_streamed(commit)?;
+                self.kv.apply_streamed(commit)?;
+            }
+        }
         if self.kv.is_overfull() {
             // Nobody has come round to it: the fold does it itself, and so waits.
             self.checkpoint()?;
@@ -275,7 +281,7 @@ impl Materialized {
 }
 
 impl Applier for Materialized {
-    fn apply(&mut self, commits: &[Arc<Commit>]) -> Result<(), KeeperError> {
+    fn apply(&mut self, commits: &[CommitBody]) -> Result<(), KeeperError> {
         Ok(commits.iter().try_for_each(|commit| self.fold(commit))?)
     }
 }

@@ -410,12 +410,8 @@ impl Session {
                 interrupt: self.interrupt.clone(),
                 is_alone: false,
             };
-            let before = transaction.savepoint();
-            let outcome = apply(&context, transaction, request).await;
-            if outcome.is_err() {
-                transaction.restore(before);
-            }
-            return outcome.map(Applied::into_outcome);
+            // An error ends the transaction: what the statement has done until then goes with it.
+            return apply(&context, transaction, request).await.map(Applied::into_outcome);
         }
         if self.settings.is_read_only() {
             let message = "cannot write in a read-only session";

@@ -297,16 +297,6 @@ impl Transaction {
             writes.codes.remove(&index.storage);
         }
     }
-
-    /// Its state at a statement's beginning, to go back to when the statement fails.
-    pub(crate) fn savepoint(&self) -> (CatalogView, Arc<Writes>) {
-        (self.catalog.clone(), Arc::clone(&self.source.writes))
-    }
-
-    pub(crate) fn restore(&mut self, (catalog, writes): (CatalogView, Arc<Writes>)) {
-        self.catalog = catalog;
-        self.source.writes = writes;
-    }
 }
 
 /// How a row comes.

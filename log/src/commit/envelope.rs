@@ -11,14 +11,17 @@ use bytes::Bytes;
 use rkyv::api::high::to_bytes_in;
 use rkyv::rancor;
 
-use super::{Change, Commit, CommitHeader, ProducerId, ProducerSequence};
-use crate::position::{CommitTime, Lsn, RowId, TableId};
+use super::{Change, CommitHeader, ProducerId, ProducerSequence};
+use crate::position::{CommitTime, RowId, TableId};
 
 /// A part is closed when it has grown to this many bytes of images. A single row may make it longer.
 pub const PART_BYTES_TARGET: usize = 1024 * 1024;
 
 /// The longest encoded part, and so the longest row with its before image.
 pub(crate) const PART_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// One change alone must fit into a part.
+pub(crate) const CHANGE_BYTES_MAX: usize = PART_BYTES_MAX - 4096;
 
 const ENVELOPE_VERSION: u8 = 1;
 
@@ -89,86 +92,6 @@ pub enum EnvelopeError {
     },
 }
 
-/// A commit in its stored form.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EncodedCommit {
-    lsn: Lsn,
-    parts: Vec<Bytes>,
-}
-
-impl EncodedCommit {
-    /// Encodes a commit; the same commit always gives the same bytes.
-    ///
-    /// # Errors
-    /// [`EnvelopeError::ChangeTooLarge`] when a single change is longer than a part may be.
-    ///
-    /// # Panics
-    /// When the header's count is not that of the changes.
-    pub fn encode(commit: &Commit) -> Result<Self, EnvelopeError> {
-        assert_eq!(commit.header.change_count, commit.changes.len() as u64, "the header counts the changes");
-        let mut header = Some(&commit.header);
-        let mut parts = Vec::with_capacity(1);
-        let mut rest = commit.changes.as_slice();
-        loop {
-            let taken = changes_of_one_part(rest)?;
-            let (changes, after) = rest.split_at(taken);
-            parts.push(encode_part(header.take(), changes));
-            rest = after;
-            if rest.is_empty() {
-                return Ok(Self { lsn: commit.lsn, parts });
-            }
-        }
-    }
-
-    /// A commit over its stored parts, which were read from a log.
-    ///
-    /// # Panics
-    /// When there is no part.
-    #[must_use]
-    pub fn from_parts(lsn: Lsn, parts: Vec<Bytes>) -> Self {
-        assert!(!parts.is_empty(), "a commit has at least one part");
-        Self { lsn, parts }
-    }
-
-    /// Its place in the log.
-    #[must_use]
-    pub const fn lsn(&self) -> Lsn {
-        self.lsn
-    }
-
-    /// The stored parts: one per frame.
-    #[must_use]
-    pub fn parts(&self) -> &[Bytes] {
-        &self.parts
-    }
-
-    /// The bytes of all parts.
-    #[must_use]
-    pub fn byte_len(&self) -> usize {
-        self.parts.iter().map(Bytes::len).sum()
-    }
-
-    /// Decodes the commit. Row images share the parts' memory.
-    ///
-    /// # Errors
-    /// [`EnvelopeError`] when a part is malformed or newer than this program, or when counts disagree.
-    pub fn decode(&self) -> Result<Commit, EnvelopeError> {
-        let (header, mut changes) = decode_part(&self.parts[0])?;
-        let header = header.ok_or(EnvelopeError::Malformed("first part without a header"))?;
-        for part in &self.parts[1..] {
-            let (extra_header, more) = decode_part(part)?;
-            if extra_header.is_some() {
-                return Err(EnvelopeError::Malformed("a second header"));
-            }
-            changes.extend(more);
-        }
-        if header.change_count != changes.len() as u64 {
-            return Err(EnvelopeError::Malformed("count of changes"));
-        }
-        Ok(Commit { lsn: self.lsn, header, changes })
-    }
-}
-
 /// Decodes one part: the header, which only a commit's first part has, and the part's changes.
 ///
 /// # Errors
@@ -213,7 +136,7 @@ fn decode_change(part: &Bytes, change: &ArchivedChangeV1) -> Result<Change, Enve
 }
 
 /// How many of `changes` go into the next part: at least one, unless there is none.
-fn changes_of_one_part(changes: &[Change]) -> Result<usize, EnvelopeError> {
+pub(super) fn changes_of_one_part(changes: &[Change]) -> Result<usize, EnvelopeError> {
     let mut part_bytes = 0;
     for (index, change) in changes.iter().enumerate() {
         let bytes = change.byte_len();
@@ -229,7 +152,8 @@ fn changes_of_one_part(changes: &[Change]) -> Result<usize, EnvelopeError> {
     Ok(changes.len())
 }
 
-fn encode_part(header: Option<&CommitHeader>, changes: &[Change]) -> Bytes {
+/// The stored form of one part; the same changes always give the same bytes, as many whatever the row ids and the header's numbers are.
+pub(super) fn encode_part(header: Option<&CommitHeader>, changes: &[Change]) -> Bytes {
     let header = header.map(|header| HeaderV1 {
         time_micros: header.time.micros,
         time_logical: header.time.logical,
@@ -271,6 +195,6 @@ fn fields(change: &Change) -> (u8, u64, u64, &Bytes, &Bytes) {
 }
 
 /// The flat fields of a change in its part.
-const CHANGE_OVERHEAD_BYTES: usize = 33;
+pub(super) const CHANGE_OVERHEAD_BYTES: usize = 33;
 /// Header, version byte and the archive's root, generously.
 const PART_OVERHEAD_BYTES: usize = 1024;

@@ -28,7 +28,7 @@ fn one_of_each() -> Vec<Change> {
 fn a_commit_reads_back_with_every_kind_of_change() {
     let commit = commit(one_of_each());
     let encoded = EncodedCommit::encode(&commit).unwrap();
-    assert_eq!(encoded.parts().len(), 1);
+    assert_eq!(encoded.part_count(), 1);
     assert_eq!(encoded.decode().unwrap(), commit);
 }
 
@@ -47,10 +47,10 @@ fn a_large_commit_is_split_into_parts_of_bounded_size() {
         .collect();
     let commit = commit(changes);
     let encoded = EncodedCommit::encode(&commit).unwrap();
-    assert_eq!(encoded.parts().len(), 5);
-    assert!(encoded.parts().iter().all(|part| part.len() <= PART_BYTES_TARGET + 1024));
+    assert_eq!(encoded.part_count(), 5);
+    assert!(encoded.part_lengths().all(|length| length <= PART_BYTES_TARGET + 1024));
     assert_eq!(encoded.decode().unwrap(), commit);
-    let (header, changes) = decode_part(&encoded.parts()[3]).unwrap();
+    let (header, changes) = decode_part(&encoded.part(3).unwrap()).unwrap();
     assert!(header.is_none());
     assert_eq!(changes.len(), 10);
 }
@@ -65,7 +65,7 @@ fn a_change_beyond_the_longest_part_is_refused() {
 #[test]
 fn a_newer_envelope_is_refused_with_both_versions() {
     let encoded = EncodedCommit::encode(&commit(vec![])).unwrap();
-    let mut part = encoded.parts()[0].to_vec();
+    let mut part = encoded.part(0).unwrap().to_vec();
     part[0] = 2;
     let error = decode_part(&part.into()).unwrap_err();
     assert!(matches!(error, EnvelopeError::Newer { found: 2 }));
@@ -75,7 +75,7 @@ fn a_newer_envelope_is_refused_with_both_versions() {
 #[test]
 fn no_flipped_bit_or_cut_of_a_part_makes_the_decoder_panic() {
     let encoded = EncodedCommit::encode(&commit(one_of_each())).unwrap();
-    let part = &encoded.parts()[0];
+    let part = &encoded.part(0).unwrap();
     for bit in 0..part.len() * 8 {
         let mut damaged = part.to_vec();
         damaged[bit / 8] ^= 1 << (bit % 8);

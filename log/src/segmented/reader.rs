@@ -1,6 +1,6 @@
 //! Reading commits back: from memory at the tail, from the segments' files before it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::directory::SEGMENT_HEADER_BYTES;
 use super::index::Place;
 use super::reading::Reading;
 use crate::chain::{Chain, Link};
-use crate::commit::EncodedCommit;
+use crate::commit::{EncodedCommit, PartStore};
 use crate::commit_log::CommitSource;
 use crate::env::{Access, DiskFile};
 use crate::error::{Damage, LogError};
@@ -88,8 +88,8 @@ impl Cursor {
     }
 
     /// The next commit whose frames are all there. `wanted` is durable: everything up to it must be readable.
-    fn next_commit(&mut self, reading: &Reading, wanted: Lsn) -> Result<EncodedCommit, LogError> {
-        let mut parts = Vec::new();
+    fn next_commit(&mut self, reading: &Arc<Reading>, wanted: Lsn) -> Result<EncodedCommit, LogError> {
+        let mut parts = PartsFound::default();
         loop {
             let damaged = |cursor: &Self, what: &str| {
                 let bytes = cursor.offset..cursor.offset + FRAME_HEADER_BYTES as u64;
@@ -120,10 +120,11 @@ impl Cursor {
             if let Link::Begins { .. } = link {
                 reading.index().learn(self.segment, Place { complete, offset: self.offset });
             }
+            let place = PartPlace { segment: self.segment, offset: self.offset, checksum: checked.checksum };
             self.offset += header.frame_bytes();
             let is_complete = match link {
                 Link::Begins { is_complete } => {
-                    parts.clear();
+                    parts = PartsFound::default();
                     is_complete
                 }
                 Link::Continues { is_complete } => is_complete,
@@ -134,9 +135,9 @@ impl Cursor {
                     continue;
                 }
             };
-            parts.push(payload);
+            parts.push(place, payload);
             if is_complete {
-                return Ok(EncodedCommit::from_parts(header.lsn, parts));
+                return Ok(parts.into_commit(reading, header.lsn));
             }
         }
     }
@@ -227,4 +228,107 @@ impl Reading {
     }
 }
 
+/// Parts of a commit that were read: beyond a bound, only where they are is kept.
+#[derive(Default)]
+struct PartsFound {
+    held: Vec<Bytes>,
+    held_bytes: usize,
+    places: Vec<PartPlace>,
+    lengths: Vec<u32>,
+}
+
+/// Where a part of a commit lies.
+#[derive(Clone, Copy, Debug)]
+struct PartPlace {
+    segment: SegmentId,
+    offset: u64,
+    /// Of its frame, which follows from all before it.
+    checksum: u32,
+}
+
+impl PartsFound {
+    fn push(&mut self, place: PartPlace, payload: Bytes) {
+        self.places.push(place);
+        self.lengths.push(u32::try_from(payload.len()).expect("the length of a frame has 32 bits"));
+        self.held_bytes += payload.len();
+        if self.held_bytes <= HELD_BYTES_MAX || self.places.len() == 1 {
+            self.held.push(payload);
+        } else {
+            self.held.clear();
+        }
+    }
+
+    fn into_commit(self, reading: &Arc<Reading>, lsn: Lsn) -> EncodedCommit {
+        if self.held.len() == self.places.len() {
+            return EncodedCommit::from_parts(lsn, self.held);
+        }
+        let (reading, places, lengths) = (Arc::clone(reading), self.places, self.lengths);
+        EncodedCommit::elsewhere(lsn, Arc::new(SegmentParts { reading, lsn, places, lengths, open: Mutex::default() }))
+    }
+}
+
+/// The parts of a commit in the segments' files.
+struct SegmentParts {
+    reading: Arc<Reading>,
+    lsn: Lsn,
+    places: Vec<PartPlace>,
+    lengths: Vec<u32>,
+    /// The file that was read last.
+    open: Mutex<Option<(SegmentId, Arc<dyn DiskFile>)>>,
+}
+
+impl PartStore for SegmentParts {
+    fn lengths(&self) -> &[u32] {
+        &self.lengths
+    }
+
+    fn part(&self, index: usize) -> Result<Bytes, LogError> {
+        self.reading.check_poison()?;
+        let outcome = self.read(index);
+        let earliest = self.reading.earliest();
+        // Trimmed away since: its file may have gone, or hold something else by now.
+        if self.lsn < earliest {
+            return Err(LogError::BelowRetained { after: self.lsn.previous(), earliest });
+        }
+        outcome
+    }
+}
+
+impl SegmentParts {
+    fn read(&self, index: usize) -> Result<Bytes, LogError> {
+        let PartPlace { segment, offset, checksum } = self.places[index];
+        let directory = &self.reading.directory;
+        let path = directory.segment_path(segment);
+        let known = self.open().clone().filter(|(known, _)| *known == segment);
+        let file = match known {
+            Some((_, file)) => file,
+            None => {
+                let file = directory.open(&path, Access::Read)?;
+                *self.open() = Some((segment, Arc::clone(&file)));
+                file
+            }
+        };
+        let length = self.lengths[index] as usize;
+        let mut frame = vec![0; FRAME_HEADER_BYTES + length];
+        let read = file.read_at(&mut frame, offset).map_err(directory.failed("read", &path))?;
+        let frame = Bytes::from(frame);
+        let payload = frame.slice(FRAME_HEADER_BYTES..);
+        let checked = frame::decode_header(self.reading.identity.seed(), offset, &frame[..FRAME_HEADER_BYTES]);
+        let is_it = read == frame.len()
+            && checked.is_ok_and(|checked| checked.checksum == checksum && checked.check_payload(&payload).is_ok());
+        if !is_it {
+            let what = "a part is not what it was when the commit was found".to_owned();
+            let bytes = offset..offset + frame.len() as u64;
+            return Err(Damage { what, segment, bytes, first: self.lsn, last: self.lsn }.into());
+        }
+        Ok(payload)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Option<(SegmentId, Arc<dyn DiskFile>)>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The parts of a larger commit are read when they are asked for.
+const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 const READ_AHEAD_BYTES: usize = 256 * 1024;

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::directory::{Identity, Prepared, SEGMENT_HEADER_BYTES, zero};
 use super::manifest::Sealed;
 use crate::commit::{EncodedCommit, Group};
+use crate::error::LogError;
 use crate::frame::{self, FrameHeader, FrameKind, FrameSeed, Seal, frame_bytes};
 use crate::position::{Epoch, Lsn, SegmentId};
 
@@ -89,8 +90,8 @@ impl Writer {
 
     /// Whether `group` fits into the active segment.
     pub(super) fn has_room_for(&self, group: &Group) -> bool {
-        let parts = group.commits.iter().flat_map(EncodedCommit::parts);
-        self.end.offset + parts.map(|part| frame_bytes(part.len())).sum::<u64>() + RESERVE_BYTES <= self.active.bytes
+        let parts = group.commits.iter().flat_map(EncodedCommit::part_lengths);
+        self.end.offset + parts.map(frame_bytes).sum::<u64>() + RESERVE_BYTES <= self.active.bytes
     }
 
     /// The lengths of the segments that an append of `group` takes beyond the active one. `ready` are the lengths of those that are
@@ -99,8 +100,8 @@ impl Writer {
         let mut planned: Vec<u64> = Vec::new();
         let (mut offset, mut length) = (self.end.offset, self.active.bytes);
         let mut id = self.active.id;
-        for part in group.commits.iter().flat_map(EncodedCommit::parts) {
-            let bytes = frame_bytes(part.len());
+        for part in group.commits.iter().flat_map(EncodedCommit::part_lengths) {
+            let bytes = frame_bytes(part);
             if offset + bytes + RESERVE_BYTES > length {
                 id = id.next();
                 let needed = SEGMENT_HEADER_BYTES + bytes + RESERVE_BYTES;
@@ -128,18 +129,22 @@ impl Writer {
     ) -> Result<(), AppendFailure> {
         self.reversibly(ready, |writer, ready, left| {
             for commit in &group.commits {
-                let last = commit.parts().len() - 1;
-                for (part, payload) in commit.parts().iter().enumerate() {
-                    let part = u32::try_from(part).expect("parts of a commit are counted in 32 bits");
+                let last = commit.part_count() - 1;
+                for index in 0..=last {
+                    let payload = commit.part(index).map_err(unreadable)?;
+                    let part = u32::try_from(index).expect("parts of a commit are counted in 32 bits");
                     writer.make_room(frame_bytes(payload.len()), part, synced, ready, left)?;
                     let header = FrameHeader {
                         kind: FrameKind::Commit,
-                        is_first: part == 0,
-                        is_last: part as usize == last,
+                        is_first: index == 0,
+                        is_last: index == last,
                         part,
                         ..writer.header(commit.lsn(), synced)
                     };
-                    writer.put(header, payload);
+                    writer.put(header, &payload);
+                    if writer.buffer.len() >= BUFFER_BYTES_KEPT {
+                        writer.flush()?;
+                    }
                 }
                 writer.end.appended = commit.lsn();
             }
@@ -281,7 +286,15 @@ impl std::fmt::Debug for Writer {
     }
 }
 
+/// A part that was to be written could not be read.
+fn unreadable(error: LogError) -> WriteFailure {
+    WriteFailure::Write(match error {
+        LogError::Io { source, .. } => source,
+        other => io::Error::other(other),
+    })
+}
+
 /// Room that is always left for a mark and the footer.
 const RESERVE_BYTES: u64 = frame_bytes(0) + frame_bytes(Seal::BYTES);
-/// A larger buffer is given back after use.
+/// So much is gathered before it is written; a larger buffer is given back after use.
 const BUFFER_BYTES_KEPT: usize = 4 * 1024 * 1024;

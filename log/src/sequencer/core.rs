@@ -1,12 +1,18 @@
 //! The decisions of the sequencer, without a clock, a thread or a file: values in, values out.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::outcome::CommitError;
 use super::window::{Entry, Undo, Window};
-use super::write_set::{CATALOG_SPACE, KeyName, KeyRange, KeyWrite, Precondition, WriteSet, catalog_key};
-use crate::commit::{Change, Commit, CommitHeader, ProducerId, ProducerSequence};
+use super::write_set::{
+    CATALOG_SPACE, KeyName, KeyRange, KeySeen, KeyWrite, LargeKeys, Precondition, WriteSet, catalog_key,
+};
+use crate::commit::{
+    Change, Commit, CommitBody, CommitHeader, ProducerId, ProducerSequence, SpooledChanges, StreamedCommit,
+};
 use crate::key;
 use crate::position::{CommitTime, Lsn, RowId, StorageId, TableId};
 
@@ -40,6 +46,8 @@ pub struct Stamp {
 struct InFlight {
     before: Stamp,
     undo: Vec<Undo>,
+    /// The window does not know what it wrote.
+    is_large: bool,
 }
 
 /// What a producer wrote last: the newest sequences with their commits, rising.
@@ -168,6 +176,16 @@ impl Core {
         self.applied
     }
 
+    /// The row id that the next inserted row gets.
+    pub(super) const fn next_row(&self) -> RowId {
+        self.last.next_row
+    }
+
+    /// Below it, the keeper alone knows what was written.
+    pub(super) const fn floor(&self) -> Lsn {
+        self.window.floor()
+    }
+
     /// Whether a write set may be ordered next. Its writer has seen every commit up to `seen`.
     pub(super) fn check(&self, set: &WriteSet, resolved: &Resolved, seen: Lsn) -> Result<(), Objection> {
         if resolved.at < self.window.floor() {
@@ -188,8 +206,25 @@ impl Core {
         Ok(())
     }
 
-    /// Orders a write set that was just checked: gives it its LSN, its time and its row ids.
-    pub(super) fn stamp(&mut self, set: WriteSet, now_micros: u64) -> Commit {
+    /// Whether the keys of a large write set are still what its writer saw at `seen`: there is nothing in flight.
+    pub(super) fn check_large(&self, keys: &dyn LargeKeys, seen: Lsn) -> Result<(), LargeObjection> {
+        assert!(self.in_flight.is_empty(), "a large commit goes alone");
+        if seen < self.window.floor() {
+            return Err(LargeObjection::Stale);
+        }
+        for (space, key) in self.window.written_behind(seen) {
+            if let Some(found) = keys.find(space, key).map_err(|error| CommitError::not_committed(error.0))? {
+                let version = self.window.entry(space, key).filter(|entry| entry.is_present).map(|entry| entry.lsn);
+                judge(space, key, found, version)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Orders a write set that was just checked: gives it its LSN, its time and its row ids. Behind one that is large, nothing is ordered
+    /// before it is applied.
+    pub(super) fn stamp(&mut self, set: WriteSet, now_micros: u64) -> CommitBody {
+        assert!(self.in_flight.back().is_none_or(|commit| !commit.is_large), "a large commit goes alone");
         let before = self.last;
         let lsn = before.lsn.next();
         let mut next_row = before.next_row;
@@ -215,21 +250,39 @@ impl Core {
             let entry = Entry { lsn, is_present: true };
             undo.push(self.window.write(PRODUCER_SPACE, sequence_key(producer), entry));
         }
+        let spooled = set.large.map(|large| large.changes);
+        let first_row = next_row;
+        if let Some(spooled) = &spooled {
+            let is_of_row = |change: &Change| {
+                matches!(change, Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. })
+            };
+            assert!(!changes.iter().any(is_of_row), "all changes of rows are spooled, or none");
+            next_row = RowId::new(next_row.value() + spooled.insert_count());
+        }
         let time = before.time.following(now_micros);
         self.last = Stamp { lsn, time, next_row };
-        self.in_flight.push_back(InFlight { before, undo });
-        let header = CommitHeader { time, next_row, producer: set.producer, change_count: changes.len() as u64 };
-        Commit { lsn, header, changes }
+        self.in_flight.push_back(InFlight { before, undo, is_large: spooled.is_some() });
+        let change_count = changes.len() as u64 + spooled.as_ref().map_or(0, SpooledChanges::len);
+        let header = CommitHeader { time, next_row, producer: set.producer, change_count };
+        let Some(spooled) = spooled else { return CommitBody::Whole(Arc::new(Commit { lsn, header, changes })) };
+        let rows_at = changes.iter().position(|change| matches!(change, Change::Position { .. }));
+        let (first, last) = changes.split_at(rows_at.unwrap_or(changes.len()));
+        CommitBody::Streamed(Arc::new(StreamedCommit::spooled(lsn, header, first_row, first, spooled, last)))
     }
 
     /// Everything up to `lsn` has been applied: it cannot be taken back any more.
     pub(super) fn applied_to(&mut self, lsn: Lsn) {
         assert!(self.applied <= lsn && lsn <= self.last.lsn, "applied moves forward, and not beyond what was accepted");
-        while self.in_flight.front().is_some_and(|commit| commit.before.lsn < lsn) {
-            self.in_flight.pop_front();
+        let mut is_large = false;
+        while let Some(commit) = self.in_flight.pop_front_if(|commit| commit.before.lsn < lsn) {
+            is_large |= commit.is_large;
         }
         self.applied = lsn;
-        self.window.trim(lsn);
+        if is_large {
+            self.window.forget_to(lsn);
+        } else {
+            self.window.trim(lsn);
+        }
     }
 
     /// Begins anew behind `lsn`, the last commit, which is applied: everything resolved before is stale.
@@ -338,6 +391,31 @@ impl Core {
             // All keys that were looked at have gone since; there may be more behind them.
             None => Err(Objection::Stale),
         }
+    }
+}
+
+/// Why a large write set is not ordered.
+#[derive(Debug)]
+pub(super) enum LargeObjection {
+    /// The window has forgotten what was written since: look at all keys again.
+    Stale,
+    /// A key is not what its writer saw, or could not be looked at.
+    Refused(CommitError),
+}
+
+impl<E: Into<CommitError>> From<E> for LargeObjection {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// Whether a key that was written last by `version`, if it exists, is what the writer of a large write set saw.
+pub(super) fn judge(space: StorageId, key: &[u8], seen: KeySeen, version: Option<Lsn>) -> Result<(), Refusal> {
+    let key = || Bytes::copy_from_slice(key);
+    match (seen, version) {
+        (KeySeen::Absent, Some(_)) => Err(Refusal::KeyExists { space, key: key() }),
+        (KeySeen::AtVersion(seen), by) if by != Some(seen) => Err(Refusal::KeyChanged { space, key: key(), by }),
+        _ => Ok(()),
     }
 }
 

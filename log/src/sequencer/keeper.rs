@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::core::RecentSequences;
 use super::write_set::KeyRange;
-use crate::commit::{Commit, ProducerId};
+use crate::commit::{CommitBody, ProducerId};
 use crate::position::{Lsn, StorageId};
 
 /// Who keeps the rows and knows the versions of their keys. A question that ends in an error is asked again, at what is applied by then,
@@ -40,7 +40,7 @@ pub trait Applier: Send + 'static {
     ///
     /// # Errors
     /// When it cannot. How many of the commits it applied is what [`Keeper::applied`] says.
-    fn apply(&mut self, commits: &[Arc<Commit>]) -> Result<(), KeeperError>;
+    fn apply(&mut self, commits: &[CommitBody]) -> Result<(), KeeperError>;
 }
 
 /// The rows could not be read or written.

@@ -8,7 +8,7 @@ use super::keeper::Applier;
 use super::outcome::CommitError;
 use super::verdict::GroupEnd;
 use super::{Pending, Shared, State};
-use crate::commit::{EncodedCommit, Group};
+use crate::commit::{CommitBody, EncodedCommit, Group};
 use crate::error::LogError;
 use crate::position::Lsn;
 
@@ -32,14 +32,14 @@ impl Pipeline {
         };
         let count = pending.len();
         let accepted: Vec<_> = pending.iter().map(|pending| pending.accepted_at).collect();
-        let changes: usize = pending.iter().map(|pending| pending.commit.changes.len()).sum();
+        let changes: u64 = pending.iter().map(|pending| pending.commit.header().change_count).sum();
         let end = self.commit_group(pending);
         let is_durable = matches!(end, GroupEnd::Durable { .. });
         teller.tell(end);
         if is_durable {
             let (meter, now) = (&self.shared.meter, self.shared.clock.monotonic());
             meter.commits.add(count as u64);
-            meter.changes.add(changes as u64);
+            meter.changes.add(changes);
             meter.group_commits.note(count as u64);
             accepted.into_iter().for_each(|at| meter.commit_micros.note_micros(now.saturating_sub(at)));
         }
@@ -47,9 +47,11 @@ impl Pipeline {
     }
 
     fn commit_group(&mut self, pending: Vec<Pending>) -> GroupEnd {
-        let before = pending[0].commit.lsn.previous();
-        let encode =
-            |pending: &Pending| EncodedCommit::encode(&pending.commit).expect("changes were measured when accepted");
+        let before = pending[0].commit.lsn().previous();
+        let encode = |pending: &Pending| match &pending.commit {
+            CommitBody::Whole(commit) => EncodedCommit::encode(commit).expect("changes were measured when accepted"),
+            CommitBody::Streamed(commit) => commit.encoded().clone(),
+        };
         let group = Group { commits: pending.iter().map(encode).collect() };
         let room: usize = pending.iter().map(|pending| pending.room).sum();
         let log = &self.shared.log;

@@ -13,6 +13,7 @@ use crate::error::NotWritten;
 use crate::memory::MemoryLog;
 use crate::position::{Epoch, LogId, TableId};
 
+mod large;
 mod model;
 
 /// Rows whose keys are told by their images: `space byte, key bytes`. Keeps every version.
@@ -71,26 +72,30 @@ impl Keeper for Rows {
 }
 
 impl Applier for Arc<Rows> {
-    fn apply(&mut self, commits: &[Arc<Commit>]) -> Result<(), KeeperError> {
+    fn apply(&mut self, commits: &[CommitBody]) -> Result<(), KeeperError> {
         for commit in commits {
             if self.fails.load(std::sync::atomic::Ordering::Relaxed) {
                 return Err(KeeperError("broken".into()));
             }
             let mut state = self.state();
-            assert_eq!(commit.lsn, state.applied.next(), "commits are applied in order, each once");
-            for change in &commit.changes {
+            assert_eq!(commit.lsn(), state.applied.next(), "commits are applied in order, each once");
+            let changes = match commit {
+                CommitBody::Whole(commit) => commit.changes.clone(),
+                CommitBody::Streamed(commit) => commit.parts().flat_map(Result::unwrap).collect(),
+            };
+            for change in &changes {
                 let (image, is_present) = match change {
                     Change::Insert { after, .. } => (after, true),
                     Change::Delete { before, .. } => (before, false),
                     _ => continue,
                 };
                 let key = (u64::from(image[0]), image.slice(1..));
-                state.versions.entry(key).or_default().push((commit.lsn, is_present));
+                state.versions.entry(key).or_default().push((commit.lsn(), is_present));
             }
-            if let Some(producer) = commit.header.producer {
-                state.sequences.entry(producer.producer).or_default().push_back((producer.sequence, commit.lsn));
+            if let Some(producer) = commit.header().producer {
+                state.sequences.entry(producer.producer).or_default().push_back((producer.sequence, commit.lsn()));
             }
-            state.applied = commit.lsn;
+            state.applied = commit.lsn();
         }
         Ok(())
     }
@@ -297,7 +302,7 @@ fn a_commit_that_cannot_be_applied_is_told_as_such_and_writes_go_on_after_the_ke
     assert!(!bench.sequencer.resume(), "the keeper has not caught up");
     bench.rows.fails.store(false, std::sync::atomic::Ordering::Relaxed);
     let missed = bench.log.read_after(Lsn::new(1)).unwrap().try_next().unwrap().unwrap().decode().unwrap();
-    Arc::clone(&bench.rows).apply(&[Arc::new(missed)]).unwrap();
+    Arc::clone(&bench.rows).apply(&[CommitBody::Whole(Arc::new(missed))]).unwrap();
     assert!(bench.sequencer.resume());
     assert_eq!(*bench.sequencer.visible().borrow(), Lsn::new(2));
     assert_eq!(bench.commit(put("c")).unwrap().lsn, Lsn::new(3));
@@ -455,7 +460,7 @@ fn commit(sequencer: &Sequencer, round: u32, set: WriteSet) -> Result<Acknowledg
 struct PanickingRows;
 
 impl Applier for PanickingRows {
-    fn apply(&mut self, _: &[Arc<Commit>]) -> Result<(), KeeperError> {
+    fn apply(&mut self, _: &[CommitBody]) -> Result<(), KeeperError> {
         panic!("a defect, for the test");
     }
 }

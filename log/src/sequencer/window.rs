@@ -80,6 +80,18 @@ impl Window {
         { recent }.find(|(_, written, _)| *written == space).map(|(lsn, ..)| *lsn)
     }
 
+    /// The keys that commits behind `since` wrote, newest first, some more than once; complete if `since` is not below the floor.
+    pub(super) fn written_behind(&self, since: Lsn) -> impl Iterator<Item = (StorageId, &Bytes)> {
+        let recent = self.order.iter().rev().take_while(move |(lsn, ..)| *lsn > since);
+        recent.map(|(_, space, key)| (*space, key.bytes()))
+    }
+
+    /// Forgets every write up to `applied`, behind which nothing was written.
+    pub(super) fn forget_to(&mut self, applied: Lsn) {
+        assert!(self.order.back().is_none_or(|(lsn, ..)| *lsn <= applied), "what is not applied is not forgotten");
+        *self = Self::new(applied, self.entries_max);
+    }
+
     /// Notes a write; LSNs never fall.
     pub(super) fn write(&mut self, space: StorageId, key: Bytes, entry: Entry) -> Undo {
         assert!(self.order.back().is_none_or(|(lsn, _, _)| *lsn <= entry.lsn), "writes come in order");

@@ -1,10 +1,12 @@
 //! What a writer asks for: changes, and the conditions under which they are right.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::commit::{Change, ProducerSequence};
+use super::keeper::KeeperError;
+use crate::commit::{Change, ProducerSequence, SpooledChanges};
 use crate::position::{IndexId, Lsn, StorageId, TableId};
 
 /// Changes to be committed together, with the conditions that must hold when they are ordered.
@@ -23,6 +25,8 @@ pub struct WriteSet {
     pub changes: Vec<Change>,
     /// Every key that the changes write: at most once each.
     pub keys: Vec<KeyWrite>,
+    /// Changes of rows that are too many to lie in memory: then all of them are here, and none among the others.
+    pub large: Option<LargeWrites>,
     /// Makes a retry find the first attempt.
     pub producer: Option<ProducerSequence>,
     /// When it is acknowledged.
@@ -34,8 +38,61 @@ impl WriteSet {
     #[must_use]
     pub fn byte_len(&self) -> usize {
         let keys: usize = self.keys.iter().map(|write| write.key.byte_len() + KEY_OVERHEAD_BYTES).sum();
-        keys + self.changes.iter().map(|change| change.byte_len() + CHANGE_OVERHEAD_BYTES).sum::<usize>()
+        let spooled = self.large.as_ref().map_or(0, |large| large.changes.byte_len());
+        let changes: usize = self.changes.iter().map(|change| change.byte_len() + CHANGE_OVERHEAD_BYTES).sum();
+        keys.saturating_add(changes).saturating_add(usize::try_from(spooled).unwrap_or(usize::MAX))
     }
+
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.large.as_ref().is_none_or(|large| large.changes.is_empty())
+    }
+}
+
+/// Changes of rows on disk, and the keys that they write. Such a write set is ordered when everything before it is applied, and nothing
+/// is ordered behind it before it is applied itself.
+#[derive(Clone)]
+pub struct LargeWrites {
+    /// The changes.
+    pub changes: SpooledChanges,
+    /// The keys.
+    pub keys: Arc<dyn LargeKeys>,
+}
+
+impl std::fmt::Debug for LargeWrites {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LargeWrites").field("changes", &self.changes).finish_non_exhaustive()
+    }
+}
+
+/// The keys that a large write set writes, each once, but for those that rows without a key of their own are given.
+pub trait LargeKeys: Send + Sync {
+    /// What the writer has seen of a key at the write set's `seen_at`; `None`: it does not write the key.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn find(&self, space: StorageId, key: &[u8]) -> Result<Option<KeySeen>, KeeperError>;
+
+    /// Tells all of them, by space and key, until one is answered with an error, which is then returned.
+    ///
+    /// # Errors
+    /// When they cannot be read; that of `tell`.
+    fn each(
+        &self,
+        tell: &mut dyn FnMut(StorageId, &[u8], KeySeen) -> Result<(), super::CommitError>,
+    ) -> Result<(), super::CommitError>;
+}
+
+/// What a writer has seen of a key that it writes, and what must hold still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeySeen {
+    /// There was none.
+    Absent,
+    /// This commit had written it last.
+    AtVersion(Lsn),
+    /// There was one, and other conditions see to it.
+    Other,
 }
 
 /// When a commit is acknowledged.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use highwater_log::commit::ProducerSequence;
 use highwater_log::position::{RowId, StorageId, TableId};
 use highwater_log::row::{CodecError, Row};
 use highwater_log::{Change, Commit, Lsn};
@@ -11,15 +10,13 @@ use highwater_log::{Change, Commit, Lsn};
 use super::value;
 use crate::catalog::Catalog;
 use crate::error::FoldError;
-use crate::table::{Table, TableRow};
+use crate::table::{Index, Table, TableRow};
 
 /// The keys that a commit writes.
 #[derive(Debug, Default)]
-pub(super) struct Writes {
-    /// In order; a key stands once.
-    pub(super) keys: Vec<Write>,
-    /// The producer's write, to be noted.
-    pub(super) producer: Option<ProducerSequence>,
+struct Writes {
+    /// In the order of the changes, then in order, where a key stands once.
+    keys: Vec<Write>,
 }
 
 /// A write of one key.
@@ -40,14 +37,43 @@ impl Write {
 }
 
 /// What `commit` writes. The catalog has applied it, and everything before.
-pub(super) fn fold(commit: &Commit, catalog: &Catalog) -> Result<Writes, FoldError> {
-    let mut fold = Fold { lsn: commit.lsn, version: commit.lsn, catalog, writes: Writes::default(), recent: None };
-    fold.writes.producer = commit.header.producer;
+pub(super) fn fold(commit: &Commit, catalog: &Catalog) -> Result<Vec<Write>, FoldError> {
+    let mut fold = Fold::new(commit.lsn, catalog, Pass::Only);
     fold.writes.keys.reserve(commit.changes.len());
     for change in &commit.changes {
         fold.change(change)?;
     }
-    Ok(fold.writes.in_order())
+    Ok(fold.writes.in_order().keys)
+}
+
+/// Folds a commit part by part, in two passes: an entry of a unique index may change hands within a commit, and then what was put
+/// counts, wherever it stands. So what goes of unique indexes goes in the second pass, where nothing was put in its place in the first.
+pub(super) struct PartFold<'a>(Fold<'a>);
+
+impl<'a> PartFold<'a> {
+    /// The first pass over a commit that the catalog has applied, and everything before.
+    pub(super) fn first_pass(lsn: Lsn, catalog: &'a Catalog) -> Self {
+        Self(Fold::new(lsn, catalog, Pass::First))
+    }
+
+    /// The second pass, behind this first one; `None`: it has nothing to do.
+    pub(super) fn second_pass(self) -> Option<Self> {
+        let Fold { lsn, catalog, has_left, .. } = self.0;
+        has_left.then(|| Self(Fold::new(lsn, catalog, Pass::Second)))
+    }
+
+    /// What the changes of a part write in this pass; positions among them are the last of the commit.
+    pub(super) fn part(&mut self, changes: &[Change]) -> Result<Vec<Write>, FoldError> {
+        for change in changes {
+            self.0.change(change)?;
+        }
+        Ok(std::mem::take(&mut self.0.writes).in_order().keys)
+    }
+
+    /// Whether what is told to be gone counts only where nothing was put.
+    pub(super) fn is_second(&self) -> bool {
+        self.0.pass == Pass::Second
+    }
 }
 
 impl Writes {
@@ -75,7 +101,7 @@ pub(super) struct ImageFold<'a>(Fold<'a>);
 impl<'a> ImageFold<'a> {
     /// Of the image at `at`.
     pub(super) fn new(catalog: &'a Catalog, at: Lsn) -> Self {
-        Self(Fold { lsn: at, version: at, catalog, writes: Writes::default(), recent: None })
+        Self(Fold::new(at, catalog, Pass::Only))
     }
 
     /// The keys of a row that commit `version` wrote: its own, and those of its index entries.
@@ -103,6 +129,20 @@ struct Fold<'a> {
     writes: Writes,
     /// The version of a table that was asked for last, and the table at this commit: changes of one table stand together.
     recent: Option<(Arc<Table>, Arc<Table>)>,
+    pass: Pass,
+    /// The first pass has left something to the second.
+    has_left: bool,
+}
+
+/// Which writes of a commit are folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// All.
+    Only,
+    /// All but what goes of unique indexes.
+    First,
+    /// What goes of unique indexes.
+    Second,
 }
 
 /// A row's bytes, and the table at the schema version that they were written under.
@@ -119,7 +159,11 @@ impl<'a> Image<'a> {
     }
 }
 
-impl Fold<'_> {
+impl<'a> Fold<'a> {
+    fn new(at: Lsn, catalog: &'a Catalog, pass: Pass) -> Self {
+        Self { lsn: at, version: at, catalog, writes: Writes::default(), recent: None, pass, has_left: false }
+    }
+
     fn change(&mut self, change: &Change) -> Result<(), FoldError> {
         match change {
             // Truncated and dropped storages are left behind whole.
@@ -145,7 +189,7 @@ impl Fold<'_> {
                     let key = current.row_key(&view, *row)?;
                     for index in current.indexes() {
                         let (index_key, _) = current.index_key(index, &view, &key)?;
-                        fold.remove(index.storage, index_key);
+                        fold.remove_entry(index, index_key);
                     }
                     fold.remove(current.schema().storage, key);
                     Ok(())
@@ -160,7 +204,7 @@ impl Fold<'_> {
                 } else {
                     let value = value::position(self.lsn, position);
                     // The one before, as a rule.
-                    self.writes.keys.push(Write { storage: super::SYSTEM_STORAGE, key, value, stale: 1 });
+                    self.push(Write { storage: super::SYSTEM_STORAGE, key, value, stale: 1 });
                 }
                 Ok(())
             }
@@ -178,20 +222,40 @@ impl Fold<'_> {
                 if old_key == index_key {
                     continue;
                 }
-                self.remove(index.storage, old_key);
+                self.remove_entry(index, old_key);
             }
             let value = value::row(self.version, id, &key);
-            self.writes.keys.push(Write { storage: index.storage, key: index_key, value, stale: 0 });
+            self.push(Write { storage: index.storage, key: index_key, value, stale: 0 });
         }
         let (storage, value) = (table.schema().storage, value::row(self.version, id, after.bytes));
-        self.writes.keys.push(Write { storage, key, value, stale: u64::from(before.is_some()) });
+        self.push(Write { storage, key, value, stale: u64::from(before.is_some()) });
         Ok(())
     }
 
+    fn push(&mut self, write: Write) {
+        if self.pass != Pass::Second {
+            self.writes.keys.push(write);
+        }
+    }
+
     fn remove(&mut self, storage: StorageId, key: Bytes) {
-        let value = value::gone(self.version);
         // The one before it, and itself.
-        self.writes.keys.push(Write { storage, key, value, stale: 2 });
+        self.push(Write { storage, key, value: value::gone(self.version), stale: 2 });
+    }
+
+    fn remove_entry(&mut self, index: &Index, key: Bytes) {
+        match self.pass {
+            Pass::First if index.is_unique => self.has_left = true,
+            Pass::Second if index.is_unique => {
+                self.writes.keys.push(Write {
+                    storage: index.storage,
+                    key,
+                    value: value::gone(self.version),
+                    stale: 2,
+                });
+            }
+            _ => self.remove(index.storage, key),
+        }
     }
 
     /// The table at the version that a row was written under, and as it is at this commit: its storages and indexes, whatever version

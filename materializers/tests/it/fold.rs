@@ -15,7 +15,7 @@ use crate::world::{Machine, World};
 pub(crate) fn work(world: &mut World, workload: &mut Workload, machine: &Machine, count: u64) {
     let mut done = 0;
     while done < count {
-        let set = workload.next(world);
+        let set = workload.next_alone(world);
         match world.commit(set) {
             Ok(_) => done += 1,
             Err(CommitError::Refused(refusal)) => panic!("a lone writer is not refused: {refusal:?}"),

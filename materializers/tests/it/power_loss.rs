@@ -120,7 +120,7 @@ fn step(
             }
         }
         _ => {
-            let set = workload.next(world);
+            let set = workload.next_alone(world);
             *acknowledged = world.commit(set)?.lsn;
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use highwater_log::commit::{ProducerId, ProducerSequence};
+use highwater_log::commit::{ChangeSpool, ProducerId, ProducerSequence};
 use highwater_log::env::simulated::Random;
 use highwater_log::position::{ColumnId, IndexId, RowId, SchemaVersion, StorageId, TableId};
 use highwater_log::row::Row;
@@ -12,7 +12,8 @@ use highwater_log::schema::{
     CatalogEntry, ColumnSchema, IndexSchema, IndexState, IndexedColumn, TableSchema, UniqueSchema,
 };
 use highwater_log::sequencer::{
-    CATALOG_SPACE, KeyName, KeyWrite, Precondition, WriteSet, catalog_index_key, catalog_key, catalog_name_key,
+    CATALOG_SPACE, CommitError, KeeperError, KeyName, KeySeen, KeyWrite, LargeKeys, LargeWrites, Precondition,
+    WriteSet, catalog_index_key, catalog_key, catalog_name_key,
 };
 use highwater_log::value::{ElementType, Value};
 use highwater_log::{Change, Lsn};
@@ -68,6 +69,16 @@ impl Workload {
             self.sequences[producer] += 1 + self.random.below(2);
             let sequence = self.sequences[producer];
             set.producer = Some(ProducerSequence { producer: ProducerId([producer as u8 + 1; 16]), sequence });
+        }
+        set
+    }
+
+    /// As [`Workload::next`], but some come as those that are too large to lie in memory, in parts of a few rows: nothing is committed
+    /// beside them.
+    pub(crate) fn next_alone(&mut self, world: &World) -> WriteSet {
+        let mut set = self.next(world);
+        if self.random.one_in(3) {
+            make_large(&mut set, [1, 100, 400][self.random.below(3) as usize]);
         }
         set
     }
@@ -434,4 +445,51 @@ fn value(cell: &Cell) -> Value<'_> {
 
 fn catalog_write(key: Bytes, is_present: bool) -> KeyWrite {
     KeyWrite { space: CATALOG_SPACE, key: KeyName::Bytes(key), is_present }
+}
+
+/// Puts the changes of rows, and what is said of their keys, where those of a large transaction are.
+fn make_large(set: &mut WriteSet, part_bytes: usize) {
+    let mut spool = ChangeSpool::with_parts_of(&std::env::temp_dir(), part_bytes);
+    let is_of_row =
+        |change: &Change| matches!(change, Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. });
+    let (rows, others): (Vec<_>, Vec<_>) = std::mem::take(&mut set.changes).into_iter().partition(is_of_row);
+    set.changes = others;
+    if rows.is_empty() {
+        return;
+    }
+    rows.into_iter().for_each(|change| spool.push(change).unwrap());
+    let mut keys = BTreeMap::new();
+    set.keys.retain(|write| match &write.key {
+        KeyName::Bytes(key) if write.space != CATALOG_SPACE => {
+            keys.insert((write.space, key.clone()), KeySeen::Other);
+            false
+        }
+        KeyName::Bytes(_) => true,
+        KeyName::RowOf(_) => false,
+    });
+    set.preconditions.retain(|condition| {
+        let (space, key, seen) = match condition {
+            Precondition::Absent { space, key } => (*space, key, KeySeen::Absent),
+            Precondition::AtVersion { space, key, version } => (*space, key, KeySeen::AtVersion(*version)),
+            _ => return true,
+        };
+        keys.get_mut(&(space, key.clone())).map(|known| *known = seen).is_none()
+    });
+    set.large = Some(LargeWrites { changes: spool.finish().unwrap(), keys: Arc::new(Keys(keys)) });
+}
+
+/// The keys of a large transaction, in memory.
+struct Keys(BTreeMap<(StorageId, Bytes), KeySeen>);
+
+impl LargeKeys for Keys {
+    fn find(&self, space: StorageId, key: &[u8]) -> Result<Option<KeySeen>, KeeperError> {
+        Ok(self.0.get(&(space, Bytes::copy_from_slice(key))).copied())
+    }
+
+    fn each(
+        &self,
+        tell: &mut dyn FnMut(StorageId, &[u8], KeySeen) -> Result<(), CommitError>,
+    ) -> Result<(), CommitError> {
+        self.0.iter().try_for_each(|((space, key), seen)| tell(*space, key, *seen))
+    }
 }

@@ -142,3 +142,24 @@ fn a_log_without_space_writes_no_image_and_stands() {
     }
     assert!(refused > 3, "{refused}");
 }
+
+#[test]
+fn parts_of_a_large_commit_that_was_trimmed_away_are_told_to_be_gone() {
+    let (env, _, clock) = machine(6);
+    let log = open(&env).unwrap();
+    let large = sample_commit(Lsn::new(1), 60, 100_000);
+    log.append(log.epoch(), Lsn::ORIGIN, &Group { commits: vec![large.clone()] }).unwrap();
+    log.make_durable().unwrap();
+    write_sample(&log, &clock);
+    let found = log.read_after(Lsn::ORIGIN).unwrap().try_next().unwrap().unwrap();
+    assert!(*found == large, "its parts are read where they are");
+    let base = log.appended().previous();
+    conformance::write_sample_base(&log, base).unwrap();
+    assert!(log.trim(base).unwrap() > Lsn::new(1));
+    // Its files become other segments.
+    write_sample(&log, &clock);
+    for part in 0..found.part_count() {
+        let error = found.part(part).unwrap_err();
+        assert!(matches!(error, LogError::BelowRetained { after: Lsn::ORIGIN, .. }), "{error}");
+    }
+}

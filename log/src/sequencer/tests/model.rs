@@ -112,14 +112,14 @@ struct Follower {
     is_settled: bool,
 }
 
-/// How many write sets were accepted, refused, and accepted behind others.
-fn run(seed: u64) -> (u32, u32, u32) {
+/// How many write sets were accepted, refused, accepted behind others, and accepted though large.
+fn run(seed: u64) -> (u32, u32, u32, u32) {
     let mut random = Random::new(seed);
     let window_entries_max = [0, 3, 20, 10_000][random.below(4) as usize];
     let mut bench = bench(SequencerOptions { window_entries_max, ..SequencerOptions::default() });
     let mut model = Model::default();
     let mut waiting: Vec<Accepted> = Vec::new();
-    let (mut accepted, mut refused, mut followed) = (0, 0, 0);
+    let (mut accepted, mut refused, mut followed, mut large_ones) = (0, 0, 0, 0);
     let mut follower: Option<Follower> = None;
     for _ in 0..200 {
         let mut set = random_set(&mut random, &model);
@@ -136,7 +136,6 @@ fn run(seed: u64) -> (u32, u32, u32) {
             set.preconditions.retain(|condition| !is_key(condition) || then.holds(condition));
             set.seen_at = Some(Lsn::new(seen));
         }
-        let broken = set.preconditions.iter().find(|condition| !model.holds(condition)).cloned();
         let keys: Vec<_> = set
             .keys
             .iter()
@@ -145,9 +144,34 @@ fn run(seed: u64) -> (u32, u32, u32) {
                 KeyName::RowOf(_) => unreachable!("the model names all keys"),
             })
             .collect();
+        let is_large = waiting.is_empty() && random.one_in(4);
+        let mut is_broken_key = false;
+        if is_large {
+            // What its writer has seen of each key.
+            let seen = set.seen_at.map_or(0, Lsn::value);
+            let then = model.seen_by(seen, behind.as_ref().map_or(&[], |follower| &follower.own));
+            let keys = set.keys.drain(..).map(|write| {
+                let KeyName::Bytes(key) = write.key else { unreachable!("the model names all keys") };
+                let found = match then.version(write.space, &key) {
+                    Some(_) if random.one_in(8) => KeySeen::Other,
+                    Some(version) => KeySeen::AtVersion(version),
+                    None => KeySeen::Absent,
+                };
+                let version = model.version(write.space, &key);
+                is_broken_key |= match found {
+                    KeySeen::Absent => version.is_some(),
+                    KeySeen::AtVersion(seen) => version != Some(seen),
+                    KeySeen::Other => false,
+                };
+                ((write.space, key), found)
+            });
+            set.large = Some(large::spooled(set.changes.drain(..), keys.collect()));
+        }
+        let broken = set.preconditions.iter().find(|condition| !model.holds(condition)).cloned();
         match bench.submit_behind(set.clone(), behind.as_ref().map(|follower| follower.chain)) {
             Ok(reply) => {
-                assert_eq!(broken, None, "seed {seed}: accepted {set:?}");
+                assert!(broken.is_none() && !is_broken_key, "seed {seed}: accepted {set:?} in spite of {broken:?}");
+                large_ones += u32::from(is_large);
                 model.commits.push(keys);
                 accepted += 1;
                 let lsn = reply.lsn.value();
@@ -171,12 +195,13 @@ fn run(seed: u64) -> (u32, u32, u32) {
                 refused += 1;
             }
             Err(CommitError::Refused(refusal)) => {
-                assert!(broken.is_some(), "seed {seed}: {refusal:?} refused {set:?}");
+                assert!(broken.is_some() || is_broken_key, "seed {seed}: {refusal:?} refused {set:?}");
                 refused += 1;
             }
             Err(error) => panic!("seed {seed}: {error}"),
         }
-        if random.one_in(5) {
+        // Behind a large one, the next would wait for room.
+        if random.one_in(5) || (is_large && !waiting.is_empty()) {
             let fails = random.one_in(4);
             if fails && !waiting.is_empty() {
                 bench.fail_next(no_space());
@@ -199,18 +224,20 @@ fn run(seed: u64) -> (u32, u32, u32) {
             assert_eq!(model.commits.len() as u64, bench.rows.applied().value(), "seed {seed}");
         }
     }
-    (accepted, refused, followed)
+    (accepted, refused, followed, large_ones)
 }
 
 #[test]
 fn the_sequencer_decides_as_the_model_does() {
-    let (mut accepted, mut refused, mut followed) = (0, 0, 0);
+    let (mut accepted, mut refused, mut followed, mut large_ones) = (0, 0, 0, 0);
     for seed in 0..400 {
-        let (a, r, f) = run(seed);
+        let (a, r, f, l) = run(seed);
+        large_ones += l;
         accepted += a;
         refused += r;
         followed += f;
     }
     assert!(accepted > 20_000 && refused > 10_000, "{accepted} accepted, {refused} refused");
     assert!(followed > 5_000, "{followed} accepted behind others");
+    assert!(large_ones > 2_000, "{large_ones} large ones accepted");
 }
