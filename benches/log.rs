@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use highwater_log::commit::CommitBody;
 use highwater_log::env::{Access, Disk, DiskFile, DiskLock, Env, LockError, SystemDisk};
 use highwater_log::position::{RowId, StorageId, TableId};
 use highwater_log::sequencer::{
     Applier, Keeper, KeeperError, KeyName, KeyRange, KeyWrite, Precondition, RecentSequences, Sequencer,
     SequencerOptions, WriteSet,
 };
-use highwater_log::{Change, Commit, CommitLog, Lsn, SegmentedLog, SegmentedOptions};
+use highwater_log::{Change, CommitLog, Lsn, SegmentedLog, SegmentedOptions};
 
 /// The program's.
 #[global_allocator]
@@ -102,8 +103,8 @@ impl Keeper for NoRows {
 }
 
 impl Applier for NoRows {
-    fn apply(&mut self, commits: &[Arc<Commit>]) -> Result<(), KeeperError> {
-        let last = commits.last().map_or(0, |commit| commit.lsn.value());
+    fn apply(&mut self, commits: &[CommitBody]) -> Result<(), KeeperError> {
+        let last = commits.last().map_or(0, |commit| commit.lsn().value());
         self.0.store(last, Ordering::Release);
         Ok(())
     }

@@ -5,7 +5,7 @@ mod doctor;
 mod upkeep;
 mod views;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use highwater_changefeed::{Feed, FeedError, FeedOptions, FeedSource, FeedStart, NamedFeeds, TableSpec};
@@ -72,6 +72,14 @@ pub struct Options {
     pub queries: EngineOptions,
 }
 
+impl Options {
+    /// With a place for what does not fit into memory, unless there is one.
+    fn spilling_to(&self, directory: PathBuf) -> Self {
+        let spill_directory = Some(self.queries.spill_directory.clone().unwrap_or(directory));
+        Self { queries: EngineOptions { spill_directory, ..self.queries.clone() }, ..self.clone() }
+    }
+}
+
 /// Why a database did not open, or did not close cleanly.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -135,6 +143,15 @@ impl Database {
             .create_dir(&folds_directory)
             .map_err(|source| OpenError::Io { action: "create a directory", source })?;
         let folds = Materialized::open(&env, &folds_directory, log.id(), options.rows.clone())?;
+        let spill_directory = directory.join(SPILL_DIRECTORY);
+        match std::fs::remove_dir_all(&spill_directory) {
+            // Left by a process that was killed.
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(OpenError::Io { action: "empty the directory of spilled files", source });
+            }
+            _ => {}
+        }
+        let options = options.spilling_to(spill_directory);
         Self::assemble(&env, Arc::<SegmentedLog>::clone(&log), Log::Segmented(log), folds, &options, progress, None)
     }
 
@@ -147,7 +164,7 @@ impl Database {
         let scratch = scratch()?;
         let folds = Materialized::open(env, scratch.path(), log.id(), options.rows.clone())?;
         let queries = EngineOptions { read_only: Some(READ_ONLY), ..options.queries.clone() };
-        let options = Options { queries, ..options.clone() };
+        let options = Options { queries, ..options.clone() }.spilling_to(scratch.path().join(SPILL_DIRECTORY));
         let database = Self::assemble(env, log, Log::Unowned, folds, &options, progress, Some(scratch))?;
         database.sequencer.stop(READ_ONLY);
         Ok(database)
@@ -158,10 +175,18 @@ impl Database {
     /// # Errors
     /// [`OpenError::Io`] without one.
     pub fn in_memory() -> Result<Self, OpenError> {
+        Self::in_memory_with(Options::default())
+    }
+
+    /// As [`Database::in_memory`], with bounds of its own; those of the log's files say nothing.
+    ///
+    /// # Errors
+    /// As [`Database::in_memory`].
+    pub fn in_memory_with(options: Options) -> Result<Self, OpenError> {
         let env = Env::system();
         let scratch = scratch()?;
         let log = Arc::new(MemoryLog::new(LogId::from_bytes(env.entropy.draw())));
-        let options = Options::default();
+        let options = options.spilling_to(scratch.path().join(SPILL_DIRECTORY));
         let folds = Materialized::open(&env, scratch.path(), log.id(), options.rows.clone())?;
         Self::assemble(&env, log, Log::Unowned, folds, &options, |_| {}, Some(scratch))
     }
@@ -402,3 +427,5 @@ fn scratch() -> Result<tempfile::TempDir, OpenError> {
 const READ_ONLY: &str = "the data directory is on a read-only file system";
 const LOG_DIRECTORY: &str = "log";
 const FOLDS_DIRECTORY: &str = "materialized";
+/// Nothing in it outlives the process.
+const SPILL_DIRECTORY: &str = "spill";

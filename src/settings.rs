@@ -30,6 +30,11 @@ pub(crate) fn of_database(options: &Options) -> Vec<Setting> {
             "How far back reads in the past may go; the log is not trimmed beyond that.",
         ),
         setting(
+            "snapshot_age_max_seconds",
+            |options| seconds(options.rows.snapshot_age_max),
+            "For how long what is open may read beyond the history, before it fails with 72000.",
+        ),
+        setting(
             "row_cache_bytes",
             |options| options.rows.cache_bytes.to_string(),
             "Blocks of the rows' files that are kept in memory.",
@@ -43,6 +48,11 @@ pub(crate) fn of_database(options: &Options) -> Vec<Setting> {
             "query_memory_bytes",
             |options| options.queries.memory_bytes.to_string(),
             "What sorts, joins and aggregates of all sessions hold together; beyond, they spill, or fail with 53200.",
+        ),
+        setting(
+            "transaction_memory_bytes",
+            |options| options.queries.transaction_memory_bytes.to_string(),
+            "What a transaction has written which lies in memory; beyond, it lies in files until its commit.",
         ),
         setting(
             "slow_statement_millis",

@@ -36,7 +36,9 @@ fn corpus(entry: &str) -> PathBuf {
 
 /// What the corpus begins with, where it is made by a program.
 fn seeds(entry: &str) -> Vec<Vec<u8>> {
-    let parts = |commit: &EncodedCommit| commit.parts().iter().map(|part| part.to_vec()).collect::<Vec<_>>();
+    let parts = |commit: &EncodedCommit| {
+        (0..commit.part_count()).map(|part| commit.part(part).unwrap().to_vec()).collect::<Vec<_>>()
+    };
     match entry {
         "envelope" => {
             let mut commits = sample_group(Lsn::ORIGIN, 3).commits;

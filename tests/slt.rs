@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use highwater::{Database, Outcome, Session, SqlError, types};
+use highwater::{Database, Options, Outcome, Session, SqlError, types};
+use highwater_query::EngineOptions;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
 use tokio_postgres::SimpleQueryMessage;
 
@@ -124,11 +125,11 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Runs every file of a folder on a database of its own, and names all that fail.
-fn run_here(folder: &str) {
+fn run_here(folder: &str, options: &Options) {
     let runtime = runtime();
     let mut failures = Vec::new();
     for file in files(folder) {
-        let database = std::sync::Arc::new(Database::in_memory().unwrap());
+        let database = std::sync::Arc::new(Database::in_memory_with(options.clone()).unwrap());
         let mut runner = Runner::new(|| {
             let database = std::sync::Arc::clone(&database);
             async move { Ok(Highwater { session: database.session(), _database: database }) }
@@ -146,12 +147,20 @@ fn run_here(folder: &str) {
 
 #[test]
 fn shared_statements_answer_as_they_are_expected_to() {
-    run_here("shared");
+    run_here("shared", &Options::default());
 }
 
 #[test]
 fn our_own_statements_answer_as_they_are_expected_to() {
-    run_here("ours");
+    run_here("ours", &Options::default());
+}
+
+#[test]
+fn statements_answer_the_same_where_transactions_do_not_lie_in_memory() {
+    let queries = EngineOptions { transaction_memory_bytes: 0, ..EngineOptions::default() };
+    let options = Options { queries, ..Options::default() };
+    run_here("shared", &options);
+    run_here("ours", &options);
 }
 
 #[test]

@@ -20,6 +20,17 @@ pub enum FoldError {
         /// What it met.
         cause: Arc<str>,
     },
+    /// A read was open for too long: the history has passed it, and no longer waits. Begin again, at a later LSN.
+    #[error(
+        "the snapshot at lsn {at} is too old: the history has passed it longer ago than snapshot_age_max; the earliest that is kept is \
+         {earliest}"
+    )]
+    SnapshotTooOld {
+        /// Where was read.
+        at: Lsn,
+        /// The earliest position that can be read.
+        earliest: Lsn,
+    },
     /// A commit says what no earlier commit explains: a defect, or a damaged log.
     #[error("commit {lsn} names version {version} of table {table}, which no commit before it defines")]
     UnknownSchema {

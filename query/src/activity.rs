@@ -167,8 +167,10 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
+    /// Rows were given or changed; counted at once, so that a long result is seen to go on.
     pub(crate) fn note_rows(&mut self, count: u64) {
         self.rows += count;
+        self.watched.activity.meter.rows.add(count);
     }
 
     pub(crate) fn note_failure(&mut self, error: &SqlError) {
@@ -182,7 +184,6 @@ impl Drop for Timing {
         let took = activity.clock.monotonic().saturating_sub(self.begun);
         let meter = &activity.meter;
         meter.micros.note_micros(took);
-        meter.rows.add(self.rows);
         if let Some(sqlstate) = self.failure {
             *meter.errors.lock().unwrap_or_else(PoisonError::into_inner).entry(sqlstate).or_default() += 1;
         }

@@ -16,6 +16,8 @@ use datafusion::sql::sqlparser::ast::{
     Assignment, AssignmentTarget, Delete, Expr, FromTable, ObjectName, SelectItem, TableFactor, TableWithJoins, Update,
     UpdateTableFromKind,
 };
+use futures::TryStreamExt;
+use highwater_log::position::ColumnId;
 use highwater_log::value::OwnedValue;
 use highwater_materializers::Table;
 
@@ -30,7 +32,7 @@ use crate::rewrite::written;
 use crate::rows::SeenRow;
 use crate::scan::KEY_COLUMN;
 use crate::sqlstate;
-use crate::statement::{RowStream, StatementContext, quoted};
+use crate::statement::{RowStream, StatementContext, parse_own_query, quoted};
 use crate::transaction::{RowChange, Transaction};
 use crate::types;
 
@@ -65,11 +67,30 @@ pub(crate) async fn update(
     }
     let filter = update.selection.as_ref().map_or(String::new(), |filter| format!(" WHERE {}", written(filter)));
     let sql = format!("SELECT {} FROM {}{filter}", items.join(", "), from.join(", "));
-    let batches = context.collect(transaction, &sql, Some(Target::Table(name))).await?;
     let places: Vec<usize> = assignments.into_iter().map(|(place, _)| place).collect();
+    let target = Some(Target::Table(name));
+    if update.from.is_none() && update.returning.is_none() && moves_nothing(&table, &places) {
+        // Each row comes once, and none takes what another one has to give up first.
+        let mut rows = context.query(transaction, parse_own_query(&sql)?, target).await?;
+        let mut count = 0;
+        while let Some(batch) = rows.try_next().await? {
+            let changes = updates(transaction, &table, &places, &[batch])?;
+            count += transaction.write(&table, changes)?;
+        }
+        return Ok(Changed { count, returned: None });
+    }
+    let batches = context.collect(transaction, &sql, target).await?;
     let changes = updates(transaction, &table, &places, &batches)?;
     let returning = Returning::of_joined(update.returning.as_deref(), update.from.is_some())?;
     change(context, transaction, &table, &alias, changes, returning).await
+}
+
+/// Whether setting columns, by their places in the declaration, leaves the rows' keys and places in unique indexes as they are.
+fn moves_nothing(table: &Table, places: &[usize]) -> bool {
+    let schema = table.schema();
+    let is_set = |column: &ColumnId| places.iter().any(|place| schema.columns[*place].id == *column);
+    let unique = table.indexes().iter().filter(|index| index.is_unique);
+    !schema.primary_key.iter().any(is_set) && !unique.flat_map(|index| &index.columns).any(is_set)
 }
 
 /// Updates that set columns (by their places in the declaration) of rows. The batches hold the rows' keys, then the new values.
@@ -155,7 +176,17 @@ pub(crate) async fn delete(
     from.extend(delete.using.iter().flatten().map(written));
     let filter = delete.selection.as_ref().map_or(String::new(), |filter| format!(" WHERE {}", written(filter)));
     let sql = format!("SELECT {alias}.{KEY_COLUMN} FROM {}{filter}", from.join(", "));
-    let batches = context.collect(transaction, &sql, Some(Target::Table(name))).await?;
+    let target = Some(Target::Table(name));
+    if delete.returning.is_none() {
+        let mut rows = context.query(transaction, parse_own_query(&sql)?, target).await?;
+        let mut count = 0;
+        while let Some(batch) = rows.try_next().await? {
+            // A row that a join gives again is gone by then.
+            count += transaction.write(&table, keys(&batch).map(|key| RowChange::Delete { key }).collect())?;
+        }
+        return Ok(Changed { count, returned: None });
+    }
+    let batches = context.collect(transaction, &sql, target).await?;
     let changes = batches.iter().flat_map(keys).map(|key| RowChange::Delete { key }).collect();
     let returning = Returning::of_joined(delete.returning.as_deref(), delete.using.is_some())?;
     change(context, transaction, &table, &alias, changes, returning).await

@@ -1,11 +1,13 @@
 //! What all sessions share: the rows, the sequencer, the planner's functions and its memory.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arrow::temporal_conversions::timestamp_us_to_datetime;
 use bytes::Bytes;
 use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionState;
@@ -30,6 +32,7 @@ use crate::literals::TypeTextLiterals;
 use crate::operators::{OperatorPlanner, TypeOperators};
 use crate::prepared::{Prepared, PreparedTexts};
 use crate::providers::{CATALOG, StatementCatalog};
+use crate::rows::SpillRoom;
 use crate::session::Session;
 use crate::sqlstate;
 use crate::system::{LiveTable, LiveTables, MaterializersTable};
@@ -41,17 +44,28 @@ use crate::write::{Hold, Holds};
 pub struct EngineOptions {
     /// Bytes that sorts, joins and aggregates of all sessions hold together; beyond, they spill to files.
     pub memory_bytes: usize,
+    /// Bytes that a transaction has written which lie in memory, reckoned; beyond, they go to files.
+    pub transaction_memory_bytes: usize,
     /// Rows of a batch.
     pub batch_rows: usize,
     /// Whether what would write is refused (`25006`), and why.
     pub read_only: Option<&'static str>,
     /// A statement that takes so long, up to the last of its rows, is written to the program's log; `None`: none is.
     pub slow_statement: Option<Duration>,
+    /// The directory of files for what does not fit into memory, each there for as long as it is needed; `None`: the system's.
+    pub spill_directory: Option<PathBuf>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { memory_bytes: 256 * 1024 * 1024, batch_rows: 8192, read_only: None, slow_statement: None }
+        Self {
+            memory_bytes: 256 * 1024 * 1024,
+            transaction_memory_bytes: 64 * 1024 * 1024,
+            batch_rows: 8192,
+            read_only: None,
+            slow_statement: None,
+            spill_directory: None,
+        }
     }
 }
 
@@ -80,6 +94,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     state: SessionState,
     read_only: Option<&'static str>,
+    spill_room: Arc<SpillRoom>,
     holds: Arc<Holds>,
     /// How whoever builds indexes is called.
     index_builder: OnceLock<Pauses>,
@@ -113,6 +128,10 @@ impl Engine {
                 clock,
                 state,
                 read_only: options.read_only,
+                spill_room: Arc::new(SpillRoom {
+                    directory: options.spill_directory.clone().unwrap_or_else(std::env::temp_dir),
+                    memory_bytes: options.transaction_memory_bytes,
+                }),
                 holds: Arc::default(),
                 index_builder: OnceLock::new(),
                 prepared: PreparedTexts::new(),
@@ -232,7 +251,8 @@ impl Engine {
     /// A transaction that reads at `at`.
     pub(crate) fn transaction(&self, at: Lsn) -> Result<Transaction, SqlError> {
         let bytes_max = self.shared.sequencer.transaction_bytes_max();
-        Transaction::begin(self.folds(), at, self.now_micros(), bytes_max)
+        let spill_room = Arc::clone(&self.shared.spill_room);
+        Transaction::begin(self.folds(), at, self.now_micros(), bytes_max, spill_room)
     }
 
     /// Whether there is an aggregate function of this name.
@@ -332,7 +352,12 @@ fn planner_state(options: &EngineOptions) -> Result<SessionState, SqlError> {
     parser.map_string_types_to_utf8view = false;
     parser.dialect = datafusion::config::Dialect::PostgreSQL;
     let memory = Arc::new(FairSpillPool::new(options.memory_bytes));
-    let runtime = RuntimeEnvBuilder::new().with_memory_pool(memory).build_arc()?;
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(memory);
+    let files = match &options.spill_directory {
+        Some(directory) => DiskManagerMode::Directories(vec![directory.clone()]),
+        None => DiskManagerMode::OsTmpDirectory,
+    };
+    let runtime = runtime.with_disk_manager_builder(DiskManagerBuilder::default().with_mode(files)).build_arc()?;
     let mut rules = Analyzer::new().rules;
     rules.splice(0..0, [Arc::new(TypeTextLiterals) as _, Arc::new(TypeOperators) as _]);
     let mut state = SessionStateBuilder::new()

@@ -89,6 +89,7 @@ impl From<FoldError> for SqlError {
     fn from(error: FoldError) -> Self {
         let sqlstate = match &error {
             FoldError::HistoryGone { .. } => sqlstate::BELOW_HISTORY,
+            FoldError::SnapshotTooOld { .. } => sqlstate::SNAPSHOT_TOO_OLD,
             FoldError::NotApplied { .. } => sqlstate::LSN_NOT_REACHED,
             // Whoever reads again reads the mended rows, or copies what is left.
             FoldError::Reopened | FoldError::Log(LogError::TrimmedMeanwhile) => sqlstate::SERIALIZATION_FAILURE,
@@ -99,9 +100,8 @@ impl From<FoldError> for SqlError {
             FoldError::StillReadable { .. } | FoldError::HeldByFeed { .. } => sqlstate::OBJECT_IN_USE,
             FoldError::Log(LogError::Poisoned { .. }) => sqlstate::LOG_POISONED,
             FoldError::Log(LogError::NotWritten { reason: NotWritten::NoSpace(_) }) => sqlstate::DISK_FULL,
-            FoldError::Log(LogError::Io { .. } | LogError::NotWritten { .. }) | FoldError::Io { .. } => {
-                sqlstate::IO_ERROR
-            }
+            FoldError::Log(LogError::Io { source, .. }) | FoldError::Io { source, .. } => sqlstate::of_io(source),
+            FoldError::Log(LogError::NotWritten { .. }) => sqlstate::IO_ERROR,
             _ => sqlstate::INTERNAL_ERROR,
         };
         Self::new(sqlstate, error_chain(&error))

@@ -2,9 +2,10 @@
 
 mod ahead;
 mod indexed;
+mod own;
 mod reads;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -18,25 +19,8 @@ use highwater_materializers::{Catalog, ReadPin, StoredRow, Table, TableRow};
 use crate::error::SqlError;
 pub(crate) use ahead::{Ahead, AheadWrites};
 pub(crate) use indexed::of_key;
+pub(crate) use own::{RowWrite, SpillRoom, Writes};
 pub(crate) use reads::Reads;
-
-/// What a transaction has written and not committed.
-#[derive(Clone, Default)]
-pub(crate) struct Writes {
-    /// By the rows' storage, then by key.
-    pub(crate) rows: BTreeMap<StorageId, BTreeMap<HeadKey, RowWrite>>,
-    /// Entries of unique indexes that exclude others: the key of the row that has it, or `None`, it was given up.
-    pub(crate) codes: BTreeMap<StorageId, HashMap<Bytes, Option<Bytes>>>,
-}
-
-/// What became of one key.
-#[derive(Clone)]
-pub(crate) struct RowWrite {
-    /// The row at the transaction's LSN.
-    pub(crate) before: Option<StoredRow>,
-    /// The row now; `None`: deleted.
-    pub(crate) after: Option<SeenRow>,
-}
 
 /// A row's bytes, and the table as it was when they were written.
 #[derive(Clone)]
@@ -84,8 +68,8 @@ impl RowSource {
     /// The row of this key.
     pub(crate) fn row(&self, table: &Table, key: &HeadKey) -> Result<Option<SeenRow>, SqlError> {
         let storage = table.schema().storage;
-        match self.writes.rows.get(&storage).and_then(|rows| rows.get(key)) {
-            Some(write) => Ok(write.after.clone()),
+        match self.writes.row(storage, key)? {
+            Some(write) => Ok(write.after),
             None => self.stored(table, key)?.map(|row| self.seen(table, row.bytes)).transpose(),
         }
     }
@@ -101,7 +85,7 @@ impl RowSource {
 
     /// Whether a unique index holds this entry.
     pub(crate) fn has_code(&self, index: StorageId, code: &[u8]) -> Result<bool, SqlError> {
-        match self.writes.codes.get(&index).and_then(|codes| codes.get(code)) {
+        match self.writes.code(index, code)? {
             Some(taken) => Ok(taken.is_some()),
             None => match self.ahead.as_ref().and_then(|ahead| ahead.code(index, code)) {
                 Some(is_taken) => Ok(is_taken),
@@ -113,8 +97,8 @@ impl RowSource {
     /// The key of the row that has this place in a unique index. Of commits that are not visible yet, places are known and keys are not.
     pub(crate) fn key_of_code(&self, index: StorageId, code: &Bytes) -> Result<Option<Bytes>, SqlError> {
         assert!(self.ahead.is_none(), "only sessions ask, and they do not look ahead");
-        match self.writes.codes.get(&index).and_then(|codes| codes.get(code)) {
-            Some(key) => Ok(key.clone()),
+        match self.writes.code(index, code)? {
+            Some(key) => Ok(key),
             None => Ok(self.pin.row(index, code)?.map(|entry| entry.bytes)),
         }
     }
@@ -131,19 +115,20 @@ impl RowSource {
     /// The rows of a range of keys, rising.
     pub(crate) fn rows(&self, table: &Arc<Table>, range: &KeyRange) -> Result<MergedRows, SqlError> {
         let storage = table.schema().storage;
-        let end = range.end.clone().map_or(Bound::Unbounded, |end| Bound::Excluded(HeadKey::from(end)));
-        let bounds = (Bound::Included(HeadKey::from(range.start.clone())), end);
-        let own = self.writes.rows.get(&storage).into_iter().flat_map(|rows| rows.range(bounds.clone()));
-        let own = own.map(|(key, write)| (key.bytes().clone(), write.after.clone()));
-        let own: Vec<_> = match self.ahead.as_ref().and_then(|ahead| ahead.rows(storage)) {
-            None => own.collect(),
+        let own = self.writes.rows(storage, range).map(|item| item.map(|(key, write)| (key, write.after)));
+        let own: OwnRows = match self.ahead.as_ref().and_then(|ahead| ahead.rows(storage)) {
+            None => Box::new(own),
             Some(ahead) => {
+                let end = range.end.clone().map_or(Bound::Unbounded, |end| Bound::Excluded(HeadKey::from(end)));
                 let mut over = BTreeMap::new();
-                for (key, (_, row)) in ahead.range(bounds.clone()) {
+                for (key, (_, row)) in ahead.range((Bound::Included(HeadKey::from(range.start.clone())), end)) {
                     over.insert(key.bytes().clone(), row.clone().map(|row| self.seen(table, row.bytes)).transpose()?);
                 }
-                over.extend(own);
-                over.into_iter().collect()
+                for item in own {
+                    let (key, row) = item?;
+                    over.insert(key, row);
+                }
+                Box::new(over.into_iter().map(Ok))
             }
         };
         let stored = Box::new(self.pin.rows(storage, range)?);
@@ -152,12 +137,14 @@ impl RowSource {
             table: Arc::clone(table),
             stored,
             next_stored: None,
-            own: own.into_iter().peekable(),
+            own: own.peekable(),
             last_written: None,
         })
     }
 }
 
+/// Rows that the transaction has written, or commits that are not visible yet; `None`: deleted.
+type OwnRows = Box<dyn Iterator<Item = Result<(Bytes, Option<SeenRow>), SqlError>> + Send>;
 type StoredRows = Box<dyn Iterator<Item = Result<(Bytes, StoredRow), highwater_materializers::FoldError>> + Send>;
 
 /// A scan over stored rows and own writes.
@@ -166,7 +153,7 @@ pub(crate) struct MergedRows {
     table: Arc<Table>,
     stored: StoredRows,
     next_stored: Option<(Bytes, StoredRow)>,
-    own: std::iter::Peekable<std::vec::IntoIter<(Bytes, Option<SeenRow>)>>,
+    own: std::iter::Peekable<OwnRows>,
     /// Rows of one version stand together mostly.
     last_written: Option<Arc<Table>>,
 }
@@ -181,13 +168,14 @@ impl MergedRows {
                 (None, None) => return Ok(None),
                 (None, Some(_)) => false,
                 (Some(_), None) => true,
-                (Some((own, _)), Some((stored, _))) => own <= stored,
+                (Some(Err(_)), Some(_)) => true,
+                (Some(Ok((own, _))), Some((stored, _))) => own <= stored,
             };
             if !is_own_due {
                 let Some((key, row)) = self.next_stored.take() else { continue };
                 return Ok(Some((key, self.seen(row.bytes)?)));
             }
-            let Some((key, after)) = self.own.next() else { continue };
+            let Some((key, after)) = self.own.next().transpose()? else { continue };
             if self.next_stored.as_ref().is_some_and(|(stored, _)| *stored == key) {
                 self.next_stored = None;
             }

@@ -460,7 +460,7 @@ impl Session {
         let mut set = transaction.into_write_set(durability)?;
         // Whatever becomes of it, the number is used up.
         set.producer = self.number.take();
-        if set.changes.is_empty() {
+        if set.is_empty() {
             return Ok((None, false));
         }
         match self.engine.sequencer().commit(set).await {

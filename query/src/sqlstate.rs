@@ -120,6 +120,8 @@ pub const IO_ERROR: &str = "58030";
 pub const INTERNAL_ERROR: &str = "XX000";
 /// `XX001`
 pub const DATA_CORRUPTED: &str = "XX001";
+/// `72000`: a read was open for too long.
+pub const SNAPSHOT_TOO_OLD: &str = "72000";
 /// `HW001`: below retention or history; the message names the earliest LSN.
 pub const BELOW_HISTORY: &str = "HW001";
 /// `HW002`: the LSN was not reached in time.
@@ -130,3 +132,11 @@ pub const OUTCOME_UNKNOWN: &str = "HW003";
 pub const NOT_YET_READABLE: &str = "HW004";
 /// `HW005`: the log is poisoned, the database closed.
 pub const LOG_POISONED: &str = "HW005";
+
+/// What the disk's answer comes to.
+pub(crate) fn of_io(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => DISK_FULL,
+        _ => IO_ERROR,
+    }
+}

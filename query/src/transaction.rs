@@ -1,5 +1,6 @@
 //! A transaction: a snapshot, what it has written over it, and the write set that this becomes.
 
+mod large;
 mod write_set;
 
 use std::borrow::Cow;
@@ -16,7 +17,7 @@ use highwater_materializers::{Index, Materialized, StoredRow, Table, TableRow, U
 
 use crate::catalog::{CatalogView, primary_key_name};
 use crate::error::SqlError;
-use crate::rows::{Ahead, RowSource, RowWrite, SeenRow, Writes};
+use crate::rows::{Ahead, RowSource, RowWrite, SeenRow, SpillRoom};
 use crate::sqlstate;
 use crate::statement::transaction_too_large;
 
@@ -35,6 +36,8 @@ pub(crate) struct Transaction {
     /// Of all rows that it was given to write, and how many they may be.
     bytes: usize,
     bytes_max: usize,
+    /// Where it puts on disk what is too much for memory.
+    spill_room: Arc<SpillRoom>,
 }
 
 /// How a transaction is kept apart from others.
@@ -66,9 +69,9 @@ pub(crate) enum RowChange {
 }
 
 impl RowChange {
-    /// Its bytes in memory, roughly.
+    /// Its bytes in the log, roughly.
     fn byte_len(&self) -> usize {
-        const OVERHEAD_BYTES: usize = 128;
+        const OVERHEAD_BYTES: usize = 40;
         OVERHEAD_BYTES
             + match self {
                 Self::Insert { after } | Self::Put { after } => after.len(),
@@ -83,7 +86,13 @@ impl Transaction {
     ///
     /// # Errors
     /// `HW001` when `at` lies below the history, `HW002` when it is not applied.
-    pub(crate) fn begin(folds: &Materialized, at: Lsn, now_micros: u64, bytes_max: usize) -> Result<Self, SqlError> {
+    pub(crate) fn begin(
+        folds: &Materialized,
+        at: Lsn,
+        now_micros: u64,
+        bytes_max: usize,
+        spill_room: Arc<SpillRoom>,
+    ) -> Result<Self, SqlError> {
         let pin = Arc::new(folds.kv().pin(at)?);
         let catalog = Arc::clone(folds.catalog());
         Ok(Self {
@@ -97,6 +106,7 @@ impl Transaction {
             looked_up: None,
             bytes: 0,
             bytes_max,
+            spill_room,
         })
     }
 
@@ -144,8 +154,8 @@ impl Transaction {
     /// The row of this key as it is now.
     pub(crate) fn current_row(&mut self, table: &Table, key: &HeadKey) -> Result<Option<SeenRow>, SqlError> {
         let storage = table.schema().storage;
-        if let Some(write) = self.source.writes.rows.get(&storage).and_then(|rows| rows.get(key)) {
-            return Ok(write.after.clone());
+        if let Some(write) = self.source.writes.row(storage, key)? {
+            return Ok(write.after);
         }
         let Some(row) = self.source.stored(table, key)? else { return Ok(None) };
         let seen = self.source.seen(table, row.bytes.clone())?;
@@ -155,14 +165,12 @@ impl Transaction {
 
     /// Whether it has anything to commit.
     pub(crate) fn has_writes(&self) -> bool {
-        self.catalog.has_own()
-            || !self.positions.is_empty()
-            || self.source.writes.rows.values().any(|rows| !rows.is_empty())
+        self.catalog.has_own() || !self.positions.is_empty() || !self.source.writes.storages().is_empty()
     }
 
     /// Whether it has changed rows of a table.
     pub(crate) fn has_written(&self, table: &Table) -> bool {
-        self.source.writes.rows.get(&table.schema().storage).is_some_and(|rows| !rows.is_empty())
+        self.source.writes.has_rows(table.schema().storage)
     }
 
     /// Whether the table has no rows at the transaction's LSN.
@@ -173,16 +181,15 @@ impl Transaction {
 
     /// Notes what the rows that it has written take of indexes that came behind them.
     pub(crate) fn note_own_codes(&mut self, table: &Arc<Table>) -> Result<(), SqlError> {
-        let mut taken = Vec::new();
-        for (key, write) in self.source.writes.rows.get(&table.schema().storage).into_iter().flatten() {
-            if let Some(row) = &write.after {
-                let codes = unique_codes(table, row, key.bytes(), |_, _| Ok(()))?;
-                taken.extend(codes.into_iter().map(|(index, code)| (index, code, key.bytes().clone())));
+        for item in self.source.writes.rows(table.schema().storage, &KeyRange::all()) {
+            let (key, RowWrite { after, .. }) = item?;
+            let Some(row) = after else { continue };
+            let codes = unique_codes(table, &row, &key, |_, _| Ok(()))?;
+            let writes = Arc::make_mut(&mut self.source.writes);
+            for (index, code) in codes {
+                writes.put_codes(index, [(code, Some(key.clone()))]);
             }
-        }
-        let writes = Arc::make_mut(&mut self.source.writes);
-        for (index, code, key) in taken {
-            writes.codes.entry(index).or_default().insert(code, Some(key));
+            writes.spill(&self.spill_room)?;
         }
         Ok(())
     }
@@ -266,36 +273,18 @@ impl Transaction {
         self.written.insert(table.schema().storage, table.schema().id);
         self.bytes += bytes;
         let writes = Arc::make_mut(&mut self.source.writes);
-        let own = writes.rows.entry(table.schema().storage).or_default();
-        if own.is_empty() {
-            // Most often. Without a row of its own before, none was made and taken back.
-            *own = rows;
-        } else {
-            for (key, RowWrite { before, after }) in rows {
-                let before = match own.get(&key) {
-                    Some(write) => write.before.clone(),
-                    None => before,
-                };
-                if before.is_none() && after.is_none() {
-                    own.remove(&key);
-                } else {
-                    own.insert(key, RowWrite { before, after });
-                }
-            }
-        }
+        writes.put_rows(table.schema().storage, rows);
         for (index, changed) in codes {
-            writes.codes.entry(index).or_default().extend(changed);
+            writes.put_codes(index, changed);
         }
+        writes.spill(&self.spill_room)?;
         Ok(count)
     }
 
     /// Forgets what it wrote to a table whose rows are gone.
     pub(crate) fn forget_rows(&mut self, table: &Table) {
-        let writes = Arc::make_mut(&mut self.source.writes);
-        writes.rows.remove(&table.schema().storage);
-        for index in table.indexes() {
-            writes.codes.remove(&index.storage);
-        }
+        let indexes = table.indexes().iter().map(|index| index.storage);
+        Arc::make_mut(&mut self.source.writes).forget(table.schema().storage, indexes);
     }
 }
 
@@ -340,9 +329,8 @@ impl<'a> Delta<'a> {
         if self.rows.contains_key(&key) {
             return Ok(None);
         }
-        let own = self.source.writes.rows.get(&self.table.schema().storage).and_then(|rows| rows.get(&key));
-        let (before, current) = match own {
-            Some(write) => (write.before.clone(), write.after.clone()),
+        let (before, current) = match self.source.writes.row(self.table.schema().storage, &key)? {
+            Some(write) => (write.before, write.after),
             None => {
                 let before = self.stored(&key)?;
                 let current = before.clone().map(|row| self.source.seen(self.table, row.bytes)).transpose()?;
@@ -400,9 +388,9 @@ impl<'a> Delta<'a> {
                 slot.insert(RowWrite { before: None, after: Some(row) });
             }
             Slot::Vacant(slot) => {
-                let own = self.source.writes.rows.get(&self.table.schema().storage);
-                let (before, is_there) = match own.and_then(|rows| rows.get(slot.key())) {
-                    Some(write) => (write.before.clone(), write.after.is_some()),
+                let own = self.source.writes.row(self.table.schema().storage, slot.key())?;
+                let (before, is_there) = match own {
+                    Some(write) => (write.before, write.after.is_some()),
                     None => {
                         let before = self.source.stored(self.table, slot.key())?;
                         let is_there = before.is_some();

@@ -34,6 +34,9 @@ pub struct Write {
     engine: Engine,
     transaction: Transaction,
     inserts: Option<(Arc<Table>, Vec<RowChange>)>,
+    /// Of rows that are gathered, and whether one of them may take the place of another.
+    gathered_bytes: usize,
+    has_gathered_put: bool,
 }
 
 /// A row as it was when it was deleted.
@@ -54,7 +57,7 @@ impl Write {
         engine.check_log()?;
         engine.check_writable()?;
         let transaction = engine.transaction(at)?;
-        Ok(Self { engine, transaction, inserts: None })
+        Ok(Self { engine, transaction, inserts: None, gathered_bytes: 0, has_gathered_put: false })
     }
 
     /// The table of this name, as the transaction sees it.
@@ -123,7 +126,10 @@ impl Write {
     /// `23502`; `23505`, perhaps later, from whatever comes next.
     pub fn insert(&mut self, table: &Arc<Table>, values: &[Option<OwnedValue>]) -> Result<(), SqlError> {
         let after = encode_row(table, values)?;
-        self.gather(table, RowChange::Insert { after })
+        self.gathered_bytes += after.len();
+        self.gather(table, RowChange::Insert { after })?;
+        let is_full = self.gathered_bytes > GATHERED_BYTES_MAX && !self.has_gathered_put;
+        if is_full { self.apply_inserts() } else { Ok(()) }
     }
 
     /// Inserts a row, or puts it in the place of the one that has its key.
@@ -132,7 +138,9 @@ impl Write {
     /// As [`Write::insert`]; of two rows of one key that come one after the other, the second is a duplicate.
     pub fn put(&mut self, table: &Arc<Table>, values: &[Option<OwnedValue>]) -> Result<(), SqlError> {
         let after = encode_row(table, values)?;
-        self.gather(table, RowChange::Put { after })
+        self.gather(table, RowChange::Put { after })?;
+        self.has_gathered_put = true;
+        Ok(())
     }
 
     fn gather(&mut self, table: &Arc<Table>, change: RowChange) -> Result<(), SqlError> {
@@ -210,6 +218,7 @@ impl Write {
     }
 
     fn apply_inserts(&mut self) -> Result<(), SqlError> {
+        (self.gathered_bytes, self.has_gathered_put) = (0, false);
         if let Some((table, changes)) = self.inserts.take() {
             self.transaction.write(&table, changes)?;
         }
@@ -223,3 +232,7 @@ pub(crate) fn context(engine: &Engine) -> StatementContext<'_> {
     let facts = SessionFacts { visible, read: visible, last_write: None, namespace: Catalog::PUBLIC.to_owned() };
     StatementContext { engine, facts, interrupt: Interrupt::default(), is_alone: false }
 }
+
+/// Beyond so many bytes of inserted rows they are written. Rows that take the place of others wait for the last of them: what those
+/// hold of unique indexes is given up before any of them takes it.
+const GATHERED_BYTES_MAX: usize = 4 * 1024 * 1024;

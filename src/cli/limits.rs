@@ -18,6 +18,10 @@ pub(super) struct Limits {
     #[arg(long, default_value_t = 86_400, env = "HIGHWATER__HISTORY_SECONDS", value_parser = clap::value_parser!(u64).range(10..))]
     history_seconds: u64,
 
+    /// For how long what is open may read beyond the history, before it fails with 72000.
+    #[arg(long, default_value_t = 3_600, env = "HIGHWATER__SNAPSHOT_AGE_MAX_SECONDS")]
+    snapshot_age_max_seconds: u64,
+
     /// Bytes of the rows' files that are kept in memory (like 32MiB).
     #[arg(long, default_value = "32MiB", env = "HIGHWATER__ROW_CACHE_BYTES", value_parser = bytes)]
     row_cache_bytes: u64,
@@ -29,6 +33,10 @@ pub(super) struct Limits {
     /// Bytes that sorts, joins and aggregates of all sessions hold together; beyond, they spill, or fail with 53200.
     #[arg(long, default_value = "256MiB", env = "HIGHWATER__QUERY_MEMORY_BYTES", value_parser = bytes_from_a_mebibyte)]
     query_memory_bytes: u64,
+
+    /// Bytes that a transaction has written which lie in memory; beyond, they lie in files until its commit.
+    #[arg(long, default_value = "64MiB", env = "HIGHWATER__TRANSACTION_MEMORY_BYTES", value_parser = bytes)]
+    transaction_memory_bytes: u64,
 
     /// Write statements to the log of the program (standard error) that take so many milliseconds; 0: none.
     #[arg(long, default_value_t = 1_000, env = "HIGHWATER__SLOW_STATEMENT_MILLIS")]
@@ -75,6 +83,7 @@ impl Limits {
                 cache_bytes: self.row_cache_bytes,
                 memtable_bytes: self.memtable_bytes,
                 history: Duration::from_secs(self.history_seconds),
+                snapshot_age_max: Duration::from_secs(self.snapshot_age_max_seconds),
             },
             sequencer: SequencerOptions {
                 transaction_bytes_max: size(self.transaction_bytes_max),
@@ -83,6 +92,7 @@ impl Limits {
             },
             queries: EngineOptions {
                 memory_bytes: size(self.query_memory_bytes),
+                transaction_memory_bytes: size(self.transaction_memory_bytes),
                 slow_statement: (self.slow_statement_millis > 0)
                     .then_some(Duration::from_millis(self.slow_statement_millis)),
                 ..EngineOptions::default()

@@ -173,7 +173,7 @@ fn cat(view: &LogView, after: Option<Lsn>, limit: u64) -> Result<ExitCode, CliEr
         }
         outcome = (|| {
             let lsn = encoded.lsn();
-            let commit = encoded.decode().map_err(|source| LogError::Envelope { lsn, source })?;
+            let commit = encoded.decode()?;
             renderer.learn(&commit)?;
             if lsn > after {
                 serde_json::to_writer(&mut out, &renderer.render(&commit)?).map_err(std::io::Error::from)?;

@@ -37,7 +37,7 @@ fn code(sqlstate: &str) -> Code {
         sqlstate::UNIQUE_VIOLATION => Code::AlreadyExists,
         sqlstate::UNDEFINED_TABLE | sqlstate::NO_SUCH_SESSION | sqlstate::UNDEFINED_STATEMENT => Code::NotFound,
         sqlstate::PROTOCOL_VIOLATION => Code::InvalidArgument,
-        sqlstate::BELOW_HISTORY => Code::OutOfRange,
+        sqlstate::BELOW_HISTORY | sqlstate::SNAPSHOT_TOO_OLD => Code::OutOfRange,
         sqlstate::LSN_NOT_REACHED | sqlstate::LOG_POISONED | sqlstate::IO_ERROR => Code::Unavailable,
         sqlstate::OUTCOME_UNKNOWN => Code::Unknown,
         sqlstate::DATA_CORRUPTED => Code::DataLoss,

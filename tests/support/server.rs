@@ -23,6 +23,7 @@ impl Server {
     ///
     /// # Panics
     /// When it ends before.
+    #[allow(dead_code, reason = "not every test starts one with nothing else")]
     pub(crate) fn start(data: &Path) -> Self {
         Self::start_with(data, &[])
     }

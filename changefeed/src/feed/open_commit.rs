@@ -112,10 +112,13 @@ impl OpenCommit {
 
     /// Takes the next part apart; `false`: there is none.
     pub(super) fn open_part(&mut self) -> Result<bool, FeedError> {
-        let Some(part) = self.encoded.parts().get(self.next_part) else { return Ok(false) };
-        self.next_part += 1;
+        if self.next_part == self.encoded.part_count() {
+            return Ok(false);
+        }
+        let part = self.encoded.part(self.next_part)?;
         let lsn = self.encoded.lsn();
-        let (header, changes) = decode_part(part).map_err(|source| LogError::Envelope { lsn, source })?;
+        let (header, changes) = decode_part(&part).map_err(|source| LogError::Envelope { lsn, source })?;
+        self.next_part += 1;
         self.changes = changes.into_iter();
         if let Some(header) = header {
             self.time_micros = header.time.micros;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use highwater_log::commit::decode_part;
 use highwater_log::schema::FeedTable;
 use highwater_log::{CommitLog, LogId, Lsn, Parent};
 use highwater_materializers::Materialized;
@@ -200,7 +199,7 @@ impl FeedSource {
         }
         let commit = self.log.read_after(lsn.previous()).and_then(|mut reader| reader.try_next());
         let commit = commit.ok().flatten().filter(|commit| commit.lsn() == lsn);
-        let header = commit.and_then(|commit| decode_part(&commit.parts()[0]).ok()?.0);
+        let header = commit.and_then(|commit| commit.header().ok());
         header.map_or(0, |header| header.time.micros)
     }
 }

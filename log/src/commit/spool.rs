@@ -146,8 +146,8 @@ impl ChangeSpool {
     /// All that was taken.
     ///
     /// # Errors
-    /// When the rest of it cannot be written.
-    pub fn finish(mut self) -> io::Result<SpooledChanges> {
+    /// [`SpoolError::Io`] when the rest of it cannot be written.
+    pub fn finish(mut self) -> Result<SpooledChanges, SpoolError> {
         (0..self.lanes.len()).try_for_each(|lane| self.write_part(lane))?;
         let parts = self.lanes.iter().flat_map(|lane| lane.parts.iter().copied()).collect();
         let (count, insert_count) = (self.lanes.iter().map(|lane| lane.count).sum(), self.lanes[INSERTS].count);

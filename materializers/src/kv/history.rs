@@ -1,6 +1,7 @@
 //! Which positions may be read.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use highwater_log::Lsn;
 
@@ -9,12 +10,21 @@ use crate::error::FoldError;
 /// The positions from the earliest that may be read on, and who reads where.
 pub(super) struct History {
     from: Lsn,
-    /// Positions that are being read, and how often.
-    pins: BTreeMap<Lsn, usize>,
+    /// Positions that are being read.
+    pins: BTreeMap<Lsn, Pinned>,
     /// When commits were made, sparsely, oldest first: (microseconds, LSN).
     times: VecDeque<(u64, Lsn)>,
     /// The last commit likewise.
     last: (u64, Lsn),
+}
+
+/// A position that is being read.
+#[derive(Default)]
+struct Pinned {
+    /// How often.
+    count: usize,
+    /// When the window was seen to have passed it, in microseconds of the day.
+    passed_micros: Option<u64>,
 }
 
 impl History {
@@ -44,14 +54,14 @@ impl History {
         if at < self.from {
             return Err(FoldError::HistoryGone { at, earliest: self.from });
         }
-        *self.pins.entry(at).or_default() += 1;
+        self.pins.entry(at).or_default().count += 1;
         Ok(())
     }
 
     pub(super) fn unpin(&mut self, at: Lsn) {
-        if let Some(count) = self.pins.get_mut(&at) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(pinned) = self.pins.get_mut(&at) {
+            pinned.count -= 1;
+            if pinned.count == 0 {
                 self.pins.remove(&at);
             }
         }
@@ -65,15 +75,24 @@ impl History {
         }
     }
 
-    /// Moves the beginning to what was there at a time of day, but not beyond what is being read.
-    pub(super) fn move_to(&mut self, micros: u64) {
-        while self.times.len() > 1 && self.times[1].0 <= micros {
+    /// Moves the beginning to what was there a `window` before now, but not beyond what is being read, unless the window has passed that
+    /// for longer than `age_max`: such a read fails from then on.
+    pub(super) fn move_to(&mut self, now_micros: u64, window: Duration, age_max: Duration) {
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let begins = now_micros.saturating_sub(micros(window));
+        while self.times.len() > 1 && self.times[1].0 <= begins {
             self.times.pop_front();
         }
-        let passed = [self.times.front(), Some(&self.last)].into_iter().flatten().filter(|(at, _)| *at <= micros);
+        let passed = [self.times.front(), Some(&self.last)].into_iter().flatten().filter(|(at, _)| *at <= begins);
         let to = passed.map(|(_, lsn)| *lsn).max().unwrap_or_default();
-        let held = self.pins.first_key_value().map_or(to, |(pinned, _)| to.min(*pinned));
-        self.from = self.from.max(held);
+        let mut held = None;
+        for (lsn, pinned) in self.pins.range_mut(..to) {
+            let since = *pinned.passed_micros.get_or_insert(now_micros);
+            if now_micros.saturating_sub(since) <= micros(age_max) {
+                held = held.or(Some(*lsn));
+            }
+        }
+        self.from = self.from.max(held.unwrap_or(to));
     }
 }
 

@@ -24,13 +24,20 @@ impl ReadPin {
         self.at
     }
 
+    /// Fails when what is read here may not be all there any more: to be asked behind each read.
+    fn check_held(&self) -> Result<(), FoldError> {
+        check_held(&self.kv, self.at)
+    }
+
     /// The row, or the index entry, of this key.
     ///
     /// # Errors
-    /// [`FoldError::Storage`]; [`FoldError::Reopened`] when the rows were mended since the pin was taken.
+    /// [`FoldError::Storage`]; [`FoldError::Reopened`] when the rows were mended since the pin was taken; [`FoldError::SnapshotTooOld`]
+    /// when it was held for too long.
     pub fn row(&self, storage: StorageId, key: &[u8]) -> Result<Option<StoredRow>, FoldError> {
-        let Some(tree) = self.kv.tree(storage, self.generation)? else { return Ok(None) };
+        let Some(tree) = self.kv.tree(storage, self.generation)? else { return self.check_held().map(|()| None) };
         let row = tree.read(key, self.at).and_then(|value| value.map(StoredRow::decode).transpose());
+        self.check_held()?;
         row.inspect_err(|_| self.kv.note_damage())
     }
 
@@ -45,20 +52,30 @@ impl ReadPin {
     /// The rows, or index entries, of a range of keys, rising.
     ///
     /// # Errors
-    /// [`FoldError::Reopened`] when the rows were mended since the pin was taken; each item may be [`FoldError::Storage`], and is
-    /// the last then.
+    /// [`FoldError::Reopened`] when the rows were mended since the pin was taken, [`FoldError::SnapshotTooOld`] when it was held for too
+    /// long; each item may be that or [`FoldError::Storage`], and is the last then.
     pub fn rows(
         &self,
         storage: StorageId,
         range: &KeyRange,
     ) -> Result<impl Iterator<Item = Result<(Bytes, StoredRow), FoldError>> + Send + use<>, FoldError> {
         let items = self.kv.tree(storage, self.generation)?.map(|tree| tree.scan(range, self.at));
-        let kv = Arc::clone(&self.kv);
-        Ok(items.into_iter().flatten().map(move |item| {
+        self.check_held()?;
+        let (kv, at) = (Arc::clone(&self.kv), self.at);
+        let mut has_failed = false;
+        let rows = items.into_iter().flatten().map(move |item| {
             let row = item.and_then(|(key, value)| Ok((key, StoredRow::decode(value)?)));
+            check_held(&kv, at)?;
             row.inspect_err(|_| kv.note_damage())
-        }))
+        });
+        Ok(rows.take_while(move |row| !std::mem::replace(&mut has_failed, row.is_err())))
     }
+}
+
+/// Fails when merges may have dropped what a read at `at` finds.
+fn check_held(kv: &Kv, at: Lsn) -> Result<(), FoldError> {
+    let earliest = kv.horizon();
+    if at < earliest { Err(FoldError::SnapshotTooOld { at, earliest }) } else { Ok(()) }
 }
 
 impl Drop for ReadPin {

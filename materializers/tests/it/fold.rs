@@ -1,15 +1,16 @@
 //! Every derived state at n equals the fold of commits 1…n.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_log::sequencer::CommitError;
 use highwater_log::{CommitLog, LogError, Lsn};
-use highwater_materializers::FoldError;
+use highwater_materializers::{FoldError, Table};
 
 use crate::oracle;
 use crate::workload::Workload;
-use crate::world::{Machine, World};
+use crate::world::{Machine, World, everything};
 
 /// Commits up to `count` random transactions; refusals by conditions do not count.
 pub(crate) fn work(world: &mut World, workload: &mut Workload, machine: &Machine, count: u64) {
@@ -101,6 +102,47 @@ fn history_ends_where_the_window_ends_and_says_so_but_not_under_a_reader() {
     for (lsn, state) in states.iter().enumerate().step_by(5) {
         world.assert_state(Lsn::new(lsn as u64), state, "after a rebuild");
     }
+}
+
+#[test]
+fn a_read_that_is_open_for_too_long_beyond_the_history_ends_and_one_that_is_not_goes_on() {
+    let mut machine = Machine::new(7);
+    machine.options.history = Duration::from_secs(600);
+    machine.options.snapshot_age_max = Duration::from_secs(1000);
+    let mut workload = Workload::new(7);
+    let mut world = machine.open().unwrap();
+    work(&mut world, &mut workload, &machine, 300);
+    let pins: Vec<_> =
+        (0..3).map(|back| world.folds.kv().pin(Lsn::new(world.visible().value() - back)).unwrap()).collect();
+    let at = world.visible();
+    let states = oracle::fold(&*world.log);
+    let largest = |table: &Arc<Table>| pins[0].rows(table.schema().storage, &everything()).unwrap().count();
+    let table = world.folds.catalog().tables(at).into_iter().max_by_key(largest).unwrap();
+    let scan = || pins[0].rows(table.schema().storage, &everything()).unwrap();
+    let (count, mut begun) = (scan().count(), scan());
+    assert!(count > 3 && begun.next().unwrap().is_ok());
+    // Until the history has passed it, and for as long as it may hold it then, every version of then is there.
+    for _ in 0..15 {
+        machine.clock.advance(Duration::from_secs(100));
+        work(&mut world, &mut workload, &machine, 20);
+        world.folds.maintain().unwrap();
+        assert!(world.folds.kv().history_from() <= at);
+        world.assert_state(at, &states[at.value() as usize], "held");
+    }
+    for _ in 0..3 {
+        machine.clock.advance(Duration::from_secs(100));
+        work(&mut world, &mut workload, &machine, 20);
+        world.folds.maintain().unwrap();
+    }
+    assert!(world.folds.kv().history_from() > at, "nobody waits for it any more");
+    for pin in &pins {
+        let is_too_old = |error: &FoldError| matches!(error, FoldError::SnapshotTooOld { at, .. } if *at == pin.at());
+        assert!(pin.rows(table.schema().storage, &everything()).err().is_some_and(|error| is_too_old(&error)));
+        assert!(pin.row(table.schema().storage, b"whatever").is_err_and(|error| is_too_old(&error)));
+    }
+    let rest: Vec<_> = begun.collect();
+    assert!(matches!(rest[..], [Err(FoldError::SnapshotTooOld { .. })]), "a scan that had begun ends with the error");
+    assert_eq!(world.folds.kv().pin(world.visible()).unwrap().at(), world.visible());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use datafusion::sql::sqlparser::ast::{
     Expr, Insert, OnInsert, Query, SelectItem, SetExpr, TableObject, Value as Literal, Values,
 };
+use futures::TryStreamExt;
 use highwater_log::value::OwnedValue;
 use highwater_materializers::Table;
 
@@ -15,7 +16,7 @@ use crate::error::SqlError;
 use crate::names::folded;
 use crate::rewrite::written;
 use crate::sqlstate;
-use crate::statement::{StatementContext, quoted};
+use crate::statement::{StatementContext, parse_own_query, quoted};
 use crate::transaction::{RowChange, Transaction};
 use crate::types;
 
@@ -42,6 +43,10 @@ pub(crate) async fn insert(
     let columns = columns.map(Option::unwrap_or_default).collect::<Vec<_>>();
     let places = target_places(&table, &columns)?;
     let is_listed = !columns.is_empty();
+    let is_plain = insert.on.is_none() && insert.returning.is_none();
+    if let Some(source) = insert.source.as_deref().filter(|source| is_plain && plain_values(source).is_none()) {
+        return query_into(context, transaction, &table, &places, is_listed, source).await;
+    }
     let changes = match insert.source.as_deref().map(|source| (source, plain_values(source))) {
         None => {
             let row = Values { explicit_row: false, value_keyword: false, rows: Vec::new() };
@@ -191,6 +196,41 @@ async fn query_rows(
     is_listed: bool,
     source: &Query,
 ) -> Result<Vec<RowChange>, SqlError> {
+    let sql = assigned_query(context, transaction, table, places, is_listed, source)?;
+    let batches = context.collect(transaction, &sql, None).await?;
+    let all: Vec<usize> = (0..table.schema().columns.len()).collect();
+    changes_of(table, &all, &batches)
+}
+
+/// Writes the rows of a query as they come: they are never all in memory.
+async fn query_into(
+    context: &StatementContext<'_>,
+    transaction: &mut Transaction,
+    table: &Arc<Table>,
+    places: &[usize],
+    is_listed: bool,
+    source: &Query,
+) -> Result<Changed, SqlError> {
+    let sql = assigned_query(context, transaction, table, places, is_listed, source)?;
+    // It sees nothing of what is written meanwhile.
+    let mut rows = context.query(transaction, parse_own_query(&sql)?, None).await?;
+    let all: Vec<usize> = (0..table.schema().columns.len()).collect();
+    let mut count = 0;
+    while let Some(batch) = rows.try_next().await? {
+        count += transaction.write(table, changes_of(table, &all, &[batch])?)?;
+    }
+    Ok(Changed { count, returned: None })
+}
+
+/// The query that gives a value for each column of the table, in the order of the declaration.
+fn assigned_query(
+    context: &StatementContext<'_>,
+    transaction: &Transaction,
+    table: &Arc<Table>,
+    places: &[usize],
+    is_listed: bool,
+    source: &Query,
+) -> Result<String, SqlError> {
     let mut source = source.clone();
     // How many columns it has is known when it is planned.
     let width = context.plan(transaction, source.clone(), None)?.logical.schema().fields().len();
@@ -207,10 +247,7 @@ async fn query_rows(
         items.push(format!("{} AS a{place}", written(&assign::assigned(table, place, &value))));
     }
     let (items, names) = (items.join(", "), names.join(", "));
-    let sql = format!("SELECT {items} FROM ({}) AS hw_source({names})", written(&source));
-    let batches = context.collect(transaction, &sql, None).await?;
-    let all: Vec<usize> = (0..table.schema().columns.len()).collect();
-    changes_of(table, &all, &batches)
+    Ok(format!("SELECT {items} FROM ({}) AS hw_source({names})", written(&source)))
 }
 
 /// Text literals in the select list take the type of their column, as PostgreSQL's untyped literals do.

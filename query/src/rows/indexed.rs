@@ -7,7 +7,6 @@
 //! Looking rows up one by one costs several times what reading them in order does: where the index leaves more than a share of the
 //! table, all of it is read instead.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -42,11 +41,9 @@ impl RowSource {
         ranges: Vec<KeyRange>,
     ) -> Result<Option<IndexedRows>, SqlError> {
         let storage = table.schema().storage;
-        let own_writes = self.writes.rows.get(&storage);
         // The index knows nothing of commits that are not visible.
-        if self.ahead.is_some() || own_writes.is_some_and(|writes| writes.len() > KEYS_AT_ONCE) {
-            return Ok(None);
-        }
+        let own_writes = self.writes.rows_in_memory(storage).filter(|writes| writes.len() <= KEYS_AT_ONCE);
+        let Some(own_writes) = own_writes.filter(|_| self.ahead.is_none()) else { return Ok(None) };
         let entries_max = (self.pin.approximate_len(storage)? / ROWS_SHARE).max(ALWAYS_LOOKED_UP);
         // Counting takes time, too: of a large table so many are few.
         let counted_max = entries_max.min(COUNTED_MAX);
@@ -70,7 +67,7 @@ impl RowSource {
         };
         keys.sort_unstable();
         let seen = |(key, write): (&HeadKey, &RowWrite)| Some((key.bytes().clone(), write.after.clone()?));
-        let own: Vec<_> = own_writes.map(BTreeMap::iter).into_iter().flatten().filter_map(seen).collect();
+        let own: Vec<_> = own_writes.iter().filter_map(seen).collect();
         let (own, keys) = (own.into_iter(), keys.into_iter());
         Ok(Some(IndexedRows { source: self.clone(), table: Arc::clone(table), own, keys, entries }))
     }
@@ -99,8 +96,7 @@ impl IndexedRows {
                 continue;
             };
             let key = HeadKey::from(key);
-            let own = self.source.writes.rows.get(&self.table.schema().storage);
-            if own.is_some_and(|own| own.contains_key(&key)) {
+            if self.source.writes.row(self.table.schema().storage, &key)?.is_some() {
                 continue;
             }
             // The entry stays where the row changes otherwise.

@@ -15,10 +15,11 @@ use highwater_log::sequencer::{
 };
 use highwater_materializers::{StoredRow, Table, TableRow};
 
+use super::large::LargeBuilder;
 use super::{Transaction, unique_codes};
 use crate::catalog::OwnEntry;
 use crate::error::SqlError;
-use crate::rows::{AheadWrites, RowWrite, SeenRow, of_key};
+use crate::rows::{AheadWrites, RowSource, RowWrite, SeenRow, of_key};
 
 impl Transaction {
     /// The write set that commits the transaction; empty when it changed nothing in the end.
@@ -54,18 +55,25 @@ impl Transaction {
     ) -> Result<(WriteSet, Option<AheadWrites>), SqlError> {
         let mut builder = Builder { set: WriteSet { durability, ..WriteSet::default() }, ahead, ..Builder::default() };
         let own_tables = builder.put_catalog(&self)?;
-        for (storage, rows) in &self.source.writes.rows {
-            if rows.is_empty() {
-                continue;
-            }
-            let table = match own_tables.iter().find(|table| table.schema().storage == *storage) {
+        let mut large = self.source.writes.is_spilled().then(|| LargeBuilder::new(&self.spill_room));
+        for storage in self.source.writes.storages() {
+            let table = match own_tables.iter().find(|table| table.schema().storage == storage) {
                 Some(table) => Some(Arc::clone(table)),
-                None => self.stored_table(*storage),
+                None => self.stored_table(storage),
             };
             // Rows of a storage that no table has any more went with it.
-            if let Some(table) = table {
-                builder.put_rows(&self, &table, rows)?;
+            let Some(table) = table else { continue };
+            let id = table.schema().id;
+            if !self.catalog.own().contains_key(&id.value()) {
+                builder.set.preconditions.push(Precondition::SchemaAt { table: id, version: table.written() });
             }
+            match &mut large {
+                Some(large) => large.put_rows(&self, &table)?,
+                None => builder.put_rows(&self, &table)?,
+            }
+        }
+        if let Some(large) = large {
+            builder.set.large = Some(large.finish(Arc::clone(&self.source.writes))?);
         }
         builder.set.preconditions.extend(self.conditions);
         if let Some(reads) = &self.source.reads {
@@ -157,28 +165,27 @@ impl Builder {
         Ok(tables)
     }
 
-    fn put_rows(
-        &mut self,
-        transaction: &Transaction,
-        table: &Arc<Table>,
-        rows: &BTreeMap<HeadKey, RowWrite>,
-    ) -> Result<(), SqlError> {
-        let id = table.schema().id;
+    fn put_rows(&mut self, transaction: &Transaction, table: &Arc<Table>) -> Result<(), SqlError> {
         let storage = table.schema().storage;
-        if !transaction.catalog.own().contains_key(&id.value()) {
-            self.set.preconditions.push(Precondition::SchemaAt { table: id, version: table.written() });
-        }
+        let Some(rows) = transaction.source.writes.rows_in_memory(storage) else {
+            return Err(SqlError::internal("what is spilled is not committed as if it lay in memory"));
+        };
         let is_keyless = table.schema().primary_key.is_empty();
         let mut old_codes: BTreeMap<StorageId, BTreeSet<Bytes>> = BTreeMap::new();
         let mut new_codes: BTreeMap<StorageId, BTreeSet<Bytes>> = BTreeMap::new();
         self.reserve(rows);
         for (key, write) in rows {
             let key = key.bytes();
-            let after = write.after.as_ref().map(|row| under(table, row)).transpose()?;
-            match (&write.before, after) {
+            let Some(net) = NetChange::of(&transaction.source, table, write)? else { continue };
+            if let Some((_, old)) = &net.old {
+                note_codes(table, old, key, &mut old_codes)?;
+            }
+            if let Some(new) = &net.new {
+                note_codes(table, new, key, &mut new_codes)?;
+            }
+            match (&net.old, net.new) {
                 (None, None) => continue,
                 (None, Some(row)) => {
-                    note_codes(table, &row, key, &mut new_codes)?;
                     if let Some(ahead) = &mut self.ahead {
                         ahead.inserts.push((storage, (!is_keyless).then(|| key.clone()), row.bytes.clone()));
                     }
@@ -188,30 +195,23 @@ impl Builder {
                         self.set.preconditions.push(Precondition::Absent { space: storage, key: key.clone() });
                         self.set.keys.push(row_write(storage, key, true));
                     }
-                    self.inserts.push(Change::Insert { table: id, row: RowId::default(), after: row.bytes });
+                    self.inserts.push(net.change);
                 }
-                (Some(before), None) => {
-                    let old = transaction.source.seen(table, before.bytes.clone())?;
-                    note_codes(table, &old, key, &mut old_codes)?;
+                (Some((before, _)), None) => {
                     self.depend_on(storage, key, before);
                     if let Some(ahead) = &mut self.ahead {
                         ahead.deletes.push((storage, key.clone()));
                     }
                     self.set.keys.push(row_write(storage, key, false));
-                    self.deletes.push(Change::Delete { table: id, row: before.id, before: before.bytes.clone() });
+                    self.deletes.push(net.change);
                 }
-                (Some(before), Some(row)) => {
-                    let old = transaction.source.seen(table, before.bytes.clone())?;
-                    let Some(changed) = changed_columns(table, &old, &row)? else { continue };
-                    note_codes(table, &old, key, &mut old_codes)?;
-                    note_codes(table, &row, key, &mut new_codes)?;
+                (Some((before, _)), Some(row)) => {
                     self.depend_on(storage, key, before);
                     self.set.keys.push(row_write(storage, key, true));
                     if let Some(ahead) = &mut self.ahead {
                         ahead.updates.push((storage, key.clone(), before.id, row.bytes.clone()));
                     }
-                    let (row, before) = (before.id, before.bytes.clone());
-                    self.updates.push(Change::Update { table: id, row, before, changed: changed.into() });
+                    self.updates.push(net.change);
                 }
             }
         }
@@ -265,6 +265,36 @@ impl Builder {
             }
         }
         (set, self.ahead)
+    }
+}
+
+/// What becomes of a row in the end.
+pub(super) struct NetChange {
+    pub(super) change: Change,
+    /// The row at the transaction's LSN.
+    pub(super) old: Option<(StoredRow, SeenRow)>,
+    /// The row as the commit leaves it.
+    pub(super) new: Option<SeenRow>,
+}
+
+impl NetChange {
+    /// `None`: it is as it was.
+    pub(super) fn of(source: &RowSource, table: &Arc<Table>, write: &RowWrite) -> Result<Option<Self>, SqlError> {
+        let id = table.schema().id;
+        let new = write.after.as_ref().map(|row| under(table, row)).transpose()?;
+        let seen = |before: &StoredRow| Ok::<_, SqlError>((before.clone(), source.seen(table, before.bytes.clone())?));
+        let old = write.before.as_ref().map(seen).transpose()?;
+        let change = match (&old, &new) {
+            (None, None) => return Ok(None),
+            (None, Some(row)) => Change::Insert { table: id, row: RowId::default(), after: row.bytes.clone() },
+            (Some((before, _)), None) => Change::Delete { table: id, row: before.id, before: before.bytes.clone() },
+            (Some((before, old)), Some(row)) => {
+                let Some(changed) = changed_columns(table, old, row)? else { return Ok(None) };
+                let before_bytes = before.bytes.clone();
+                Change::Update { table: id, row: before.id, before: before_bytes, changed: changed.into() }
+            }
+        };
+        Ok(Some(Self { change, old, new }))
     }
 }
 

@@ -78,8 +78,8 @@ impl WritePipeline {
         Ok(write)
     }
 
-    /// Has a transaction ordered, and returns before it is durable; `None` when it changed nothing. One that changes the catalog is
-    /// waited for.
+    /// Has a transaction ordered, and returns before it is durable; `None` when it changed nothing. One that changes the catalog, or is too
+    /// large to lie in memory, is waited for.
     ///
     /// # Errors
     /// [`SqlError`]; nothing after the transaction is ordered then. But for `40001`: what it was computed from has changed, everything
@@ -101,12 +101,14 @@ impl WritePipeline {
         }
         write.apply_inserts()?;
         let (mut set, writes) = write.transaction.into_write_set_and_writes()?;
-        if set.changes.is_empty() {
+        if set.is_empty() {
             return Ok(None);
         }
         set.producer = producer;
         let is_catalog =
             set.changes.iter().any(|change| matches!(change, Change::Catalog { .. } | Change::Truncate { .. }));
+        // Of what does not lie in memory, nobody who comes behind it can be told.
+        let is_waited_for = is_catalog || set.large.is_some();
         if self.in_flight.len() >= IN_FLIGHT_MAX {
             self.wait_for_first()?;
         }
@@ -129,7 +131,7 @@ impl WritePipeline {
             // What follows could not see it.
             None => return Err(SqlError::internal("a transaction of the pipeline outlives its commit")),
         }
-        if is_catalog || ordered.is_duplicate {
+        if is_waited_for || ordered.is_duplicate {
             self.drain()?;
         }
         Ok(Some(ordered))
