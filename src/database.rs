@@ -144,13 +144,9 @@ impl Database {
             .map_err(|source| OpenError::Io { action: "create a directory", source })?;
         let folds = Materialized::open(&env, &folds_directory, log.id(), options.rows.clone())?;
         let spill_directory = directory.join(SPILL_DIRECTORY);
-        match std::fs::remove_dir_all(&spill_directory) {
-            // Left by a process that was killed.
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(OpenError::Io { action: "empty the directory of spilled files", source });
-            }
-            _ => {}
-        }
+        // What a process left that was killed.
+        empty(&spill_directory)
+            .map_err(|source| OpenError::Io { action: "empty the directory of spilled files", source })?;
         let options = options.spilling_to(spill_directory);
         Self::assemble(&env, Arc::<SegmentedLog>::clone(&log), Log::Segmented(log), folds, &options, progress, None)
     }
@@ -422,6 +418,22 @@ impl Database {
 
 fn scratch() -> Result<tempfile::TempDir, OpenError> {
     tempfile::tempdir().map_err(|source| OpenError::Io { action: "create a temporary directory", source })
+}
+
+/// Removes what is in a directory, if it is there.
+fn empty(directory: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => std::fs::remove_dir_all(entry.path())?,
+            false => std::fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 const READ_ONLY: &str = "the data directory is on a read-only file system";

@@ -339,6 +339,10 @@ impl Sequencer {
         // Before others have to wait for it. What it objects to is found again, unless it is a retry.
         let seen = set.seen_at.unwrap_or(Lsn::ORIGIN);
         let keys_seen = self.shared.look_at_keys(&set, seen).unwrap_or(seen);
+        if set.large.is_some() {
+            // What waits for somebody else's sync holds room.
+            self.sync_pending();
+        }
         let room = self.shared.room.acquire_many(units).await;
         let room = room.map_err(|_| {
             let cause = self.stopped().unwrap_or_else(|| "the database is closing".into());

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::commit::EncodedCommit;
 use crate::position::Lsn;
 
-/// A run of the newest commits, bounded in bytes. One that is larger than that is not there, nor what came before it.
+/// A run of the newest commits, bounded in bytes. One that is larger than that, or does not lie in memory, is not
+/// there, nor what came before it.
 #[derive(Debug)]
 pub(crate) struct TailCache {
     commits: VecDeque<Arc<EncodedCommit>>,
@@ -20,6 +21,11 @@ impl TailCache {
     }
 
     pub(crate) fn push(&mut self, commit: Arc<EncodedCommit>) {
+        if !commit.is_here() {
+            // Its files go as soon as the log has it.
+            (self.commits, self.bytes) = (VecDeque::new(), 0);
+            return;
+        }
         if let Some(newest) = self.commits.back() {
             assert_eq!(commit.lsn(), newest.lsn().next(), "the tail has no gap");
         }

@@ -42,7 +42,7 @@ use crate::catalog::Catalog;
 use crate::error::FoldError;
 use crate::materializer::Materializer;
 use checkpoint::{Checkpoint, TreeManifest, TreeRecord};
-use history::History;
+use history::{History, Purpose};
 use tree::{Staleness, Tree};
 
 pub use backfill::Backfill;
@@ -218,14 +218,26 @@ impl Kv {
     /// # Errors
     /// [`FoldError::HistoryGone`], [`FoldError::NotApplied`].
     pub fn pin(self: &Arc<Self>, at: Lsn) -> Result<ReadPin, FoldError> {
+        self.pin_for(at, Purpose::Reading)
+    }
+
+    /// As [`Kv::pin`], for work that ends by itself: it is held however long that takes.
+    ///
+    /// # Errors
+    /// As [`Kv::pin`].
+    pub fn pin_for_work(self: &Arc<Self>, at: Lsn) -> Result<ReadPin, FoldError> {
+        self.pin_for(at, Purpose::Work)
+    }
+
+    fn pin_for(self: &Arc<Self>, at: Lsn, purpose: Purpose) -> Result<ReadPin, FoldError> {
         // First: opened anew meanwhile, the rows are not read under this pin.
         let generation = self.generation();
         let applied = self.applied();
         if at > applied {
             return Err(FoldError::NotApplied { at, applied });
         }
-        self.history().pin(at)?;
-        let pin = ReadPin { kv: Arc::clone(self), at, generation };
+        self.history().pin(at, purpose)?;
+        let pin = ReadPin { kv: Arc::clone(self), at, generation, purpose };
         // Opened anew in between, it may not have come as far.
         let applied = self.applied();
         if at > applied { Err(FoldError::NotApplied { at, applied }) } else { Ok(pin) }
@@ -237,7 +249,7 @@ impl Kv {
     /// As [`Kv::pin`].
     pub(crate) fn pin_earliest(self: &Arc<Self>) -> Result<ReadPin, FoldError> {
         loop {
-            match self.pin(self.history_from()) {
+            match self.pin_for_work(self.history_from()) {
                 // It has moved in between.
                 Err(FoldError::HistoryGone { .. }) => {}
                 outcome => return outcome,

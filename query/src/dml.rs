@@ -8,13 +8,14 @@ mod conflict;
 mod insert;
 mod returning;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use bytes::Bytes;
 use datafusion::sql::sqlparser::ast::{
     Assignment, AssignmentTarget, Delete, Expr, FromTable, ObjectName, SelectItem, TableFactor, TableWithJoins, Update,
-    UpdateTableFromKind,
+    UpdateTableFromKind, visit_expressions,
 };
 use futures::TryStreamExt;
 use highwater_log::position::ColumnId;
@@ -69,7 +70,8 @@ pub(crate) async fn update(
     let sql = format!("SELECT {} FROM {}{filter}", items.join(", "), from.join(", "));
     let places: Vec<usize> = assignments.into_iter().map(|(place, _)| place).collect();
     let target = Some(Target::Table(name));
-    if update.from.is_none() && update.returning.is_none() && moves_nothing(&table, &places) {
+    let is_single = update.from.is_none() && !update.assignments.iter().any(gives_rows);
+    if is_single && update.returning.is_none() && moves_nothing(&table, &places) {
         // Each row comes once, and none takes what another one has to give up first.
         let mut rows = context.query(transaction, parse_own_query(&sql)?, target).await?;
         let mut count = 0;
@@ -83,6 +85,16 @@ pub(crate) async fn update(
     let changes = updates(transaction, &table, &places, &batches)?;
     let returning = Returning::of_joined(update.returning.as_deref(), update.from.is_some())?;
     change(context, transaction, &table, &alias, changes, returning).await
+}
+
+/// Whether a value may come to several rows, and with it the row that it is of.
+fn gives_rows(assignment: &Assignment) -> bool {
+    let is_set = |expr: &Expr| {
+        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
+        let name = function.name.0.last().and_then(|part| part.as_ident()).map(folded);
+        if name.is_some_and(|name| name == "unnest") { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    visit_expressions(&assignment.value, is_set).is_break()
 }
 
 /// Whether setting columns, by their places in the declaration, leaves the rows' keys and places in unique indexes as they are.

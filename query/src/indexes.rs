@@ -175,7 +175,7 @@ fn check(
     filled: &ReadPin,
 ) -> Result<Result<(), SqlError>, SqlError> {
     let index = Index::of_schema(schema);
-    let pin = engine.folds().kv().pin(engine.visible())?;
+    let pin = engine.folds().kv().pin_for_work(engine.visible())?;
     Ok(match pin.taken_twice(filled, table, &index)? {
         None => Ok(()),
         Some(row) => Err(duplicate(&index, &described(engine, table, &index, row)?)),

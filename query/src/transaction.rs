@@ -270,6 +270,14 @@ impl Transaction {
             self.next_provisional_row += 1;
         }
         let Delta { rows, codes, .. } = delta;
+        // The log has the rows as they were, too.
+        let images = rows.values().map(|write| {
+            let length = |bytes: &Bytes| bytes.len();
+            let after = write.after.as_ref().map_or(0, |after| length(&after.bytes));
+            write.before.as_ref().map_or(0, |before| length(&before.bytes)).saturating_sub(after)
+        });
+        let bytes = bytes + images.sum::<usize>();
+        transaction_too_large(self.bytes + bytes, self.bytes_max)?;
         self.written.insert(table.schema().storage, table.schema().id);
         self.bytes += bytes;
         let writes = Arc::make_mut(&mut self.source.writes);

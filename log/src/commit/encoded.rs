@@ -44,18 +44,7 @@ impl EncodedCommit {
     /// When the header's count is not that of the changes.
     pub fn encode(commit: &Commit) -> Result<Self, EnvelopeError> {
         assert_eq!(commit.header.change_count, commit.changes.len() as u64, "the header counts the changes");
-        let mut header = Some(&commit.header);
-        let mut parts = Vec::with_capacity(1);
-        let mut rest = commit.changes.as_slice();
-        loop {
-            let taken = changes_of_one_part(rest)?;
-            let (changes, after) = rest.split_at(taken);
-            parts.push(encode_part(header.take(), changes));
-            rest = after;
-            if rest.is_empty() {
-                return Ok(Self { lsn: commit.lsn, parts: Parts::Here(parts) });
-            }
-        }
+        Ok(Self { lsn: commit.lsn, parts: Parts::Here(try_parts_of(Some(&commit.header), &commit.changes)?) })
     }
 
     /// A commit over its stored parts, which were read from a log.
@@ -82,6 +71,11 @@ impl EncodedCommit {
     #[must_use]
     pub const fn lsn(&self) -> Lsn {
         self.lsn
+    }
+
+    /// Whether its parts lie in memory.
+    pub(crate) const fn is_here(&self) -> bool {
+        matches!(self.parts, Parts::Here(_))
     }
 
     /// How many parts it has: one per frame.
@@ -182,4 +176,24 @@ impl std::fmt::Debug for EncodedCommit {
         let (lsn, parts, bytes) = (self.lsn, self.part_count(), self.byte_len());
         write!(f, "EncodedCommit {lsn} of {bytes} bytes in {parts} parts")
     }
+}
+
+/// The parts of changes, the header in the first: one at least.
+fn try_parts_of(mut header: Option<&CommitHeader>, changes: &[Change]) -> Result<Vec<Bytes>, EnvelopeError> {
+    let mut parts = Vec::with_capacity(1);
+    let mut rest = changes;
+    loop {
+        let taken = changes_of_one_part(rest)?;
+        let (changes, after) = rest.split_at(taken);
+        parts.push(encode_part(header.take(), changes));
+        rest = after;
+        if rest.is_empty() {
+            return Ok(parts);
+        }
+    }
+}
+
+/// The parts of changes none of which is longer than it may be.
+pub(super) fn parts_of(header: Option<&CommitHeader>, changes: &[Change]) -> Vec<Bytes> {
+    try_parts_of(header, changes).expect("changes are measured before they are ordered")
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::encoded::parts_of;
 use super::encoded::{EncodedCommit, PartStore};
 use super::envelope::{CHANGE_BYTES_MAX, CHANGE_OVERHEAD_BYTES, PART_BYTES_TARGET, decode_part, encode_part};
 use super::{Change, CommitHeader};
@@ -221,11 +222,11 @@ impl std::fmt::Debug for SpooledChanges {
 struct SpooledCommit {
     lsn: Lsn,
     first_row: RowId,
-    /// The header, and what stands before the changes of rows.
-    head: Bytes,
+    /// The header, and what stands before the changes of rows: a part at least.
+    head: Vec<Bytes>,
     spooled: SpooledChanges,
     /// What stands behind them.
-    rest: Option<Bytes>,
+    rest: Vec<Bytes>,
     lengths: Vec<u32>,
 }
 
@@ -236,22 +237,20 @@ impl PartStore for SpooledCommit {
 
     fn part(&self, index: usize) -> Result<Bytes, LogError> {
         let parts = &self.spooled.0.parts;
-        match index.checked_sub(1) {
-            None => Ok(self.head.clone()),
-            Some(index) => match parts.get(index) {
-                Some(part) => self.spooled.part(*part, self.first_row, self.lsn),
-                None => Ok(self.rest.clone().expect("a part that there is")),
-            },
+        let Some(index) = index.checked_sub(self.head.len()) else { return Ok(self.head[index].clone()) };
+        match parts.get(index) {
+            Some(part) => self.spooled.part(*part, self.first_row, self.lsn),
+            None => Ok(self.rest[index - parts.len()].clone()),
         }
     }
 }
 
 impl EncodedCommit {
-    /// A commit whose changes of rows are spooled: `first` stand before them and `last` behind them, a part of each at most. Inserts are
-    /// numbered from `first_row` on.
+    /// A commit whose changes of rows are spooled: `first` stand before them and `last` behind them. Inserts are numbered from `first_row`
+    /// on.
     ///
     /// # Panics
-    /// When the header's count is not that of the changes.
+    /// When the header's count is not that of the changes, or one of these is longer than a change may be.
     #[must_use]
     pub(crate) fn spooled(
         lsn: Lsn,
@@ -263,11 +262,11 @@ impl EncodedCommit {
     ) -> Self {
         let count = first.len() as u64 + spooled.len() + last.len() as u64;
         assert_eq!(header.change_count, count, "the header counts the changes");
-        let head = encode_part(Some(header), first);
-        let rest = (!last.is_empty()).then(|| encode_part(None, last));
+        let head = parts_of(Some(header), first);
+        let rest = if last.is_empty() { Vec::new() } else { parts_of(None, last) };
         let length = |bytes: &Bytes| u32::try_from(bytes.len()).expect("a part is shorter than its longest");
         let spooled_lengths = spooled.0.parts.iter().map(|part| part.length);
-        let lengths = [length(&head)].into_iter().chain(spooled_lengths).chain(rest.iter().map(length)).collect();
+        let lengths = head.iter().map(length).chain(spooled_lengths).chain(rest.iter().map(length)).collect();
         Self::elsewhere(lsn, Arc::new(SpooledCommit { lsn, first_row, head, spooled, rest, lengths }))
     }
 }

@@ -41,7 +41,7 @@ impl Backfill {
     pub fn begin(kv: &Arc<Kv>, table: &Arc<Table>, index: &Index) -> Result<Option<Self>, FoldError> {
         let Some(storage) = index.backfill else { return Ok(None) };
         let mut upkeep = kv.upkeep();
-        let pin = kv.pin(kv.applied())?;
+        let pin = kv.pin_for_work(kv.applied())?;
         if kv.tree(index.storage, pin.generation)?.is_some_and(|tree| tree.base().is_some()) {
             return Ok(None);
         }

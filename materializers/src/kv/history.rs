@@ -18,11 +18,22 @@ pub(super) struct History {
     last: (u64, Lsn),
 }
 
+/// What a position is held readable for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Somebody's reading, which may take for ever.
+    Reading,
+    /// Work of our own, which ends, and is right only if it reads all of it: an index to be filled, a base image.
+    Work,
+}
+
 /// A position that is being read.
 #[derive(Default)]
 struct Pinned {
     /// How often.
     count: usize,
+    /// How often for work that ends by itself, and is waited for.
+    works: usize,
     /// When the window was seen to have passed it, in microseconds of the day.
     passed_micros: Option<u64>,
 }
@@ -50,17 +61,20 @@ impl History {
         self.times.iter().copied().chain((!is_last_noted).then_some(self.last)).collect()
     }
 
-    pub(super) fn pin(&mut self, at: Lsn) -> Result<(), FoldError> {
+    pub(super) fn pin(&mut self, at: Lsn, purpose: Purpose) -> Result<(), FoldError> {
         if at < self.from {
             return Err(FoldError::HistoryGone { at, earliest: self.from });
         }
-        self.pins.entry(at).or_default().count += 1;
+        let pinned = self.pins.entry(at).or_default();
+        pinned.count += 1;
+        pinned.works += usize::from(purpose == Purpose::Work);
         Ok(())
     }
 
-    pub(super) fn unpin(&mut self, at: Lsn) {
+    pub(super) fn unpin(&mut self, at: Lsn, purpose: Purpose) {
         if let Some(pinned) = self.pins.get_mut(&at) {
             pinned.count -= 1;
+            pinned.works -= usize::from(purpose == Purpose::Work);
             if pinned.count == 0 {
                 self.pins.remove(&at);
             }
@@ -76,7 +90,7 @@ impl History {
     }
 
     /// Moves the beginning to what was there a `window` before now, but not beyond what is being read, unless the window has passed that
-    /// for longer than `age_max`: such a read fails from then on.
+    /// for longer than `age_max`: such a read fails from then on. Work of our own is waited for.
     pub(super) fn move_to(&mut self, now_micros: u64, window: Duration, age_max: Duration) {
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let begins = now_micros.saturating_sub(micros(window));
@@ -88,7 +102,7 @@ impl History {
         let mut held = None;
         for (lsn, pinned) in self.pins.range_mut(..to) {
             let since = *pinned.passed_micros.get_or_insert(now_micros);
-            if now_micros.saturating_sub(since) <= micros(age_max) {
+            if pinned.works > 0 || now_micros.saturating_sub(since) <= micros(age_max) {
                 held = held.or(Some(*lsn));
             }
         }

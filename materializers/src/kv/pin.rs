@@ -7,6 +7,7 @@ use highwater_log::Lsn;
 use highwater_log::position::StorageId;
 use highwater_log::sequencer::KeyRange;
 
+use super::history::Purpose;
 use super::{Kv, StoredRow};
 use crate::error::FoldError;
 
@@ -15,6 +16,7 @@ pub struct ReadPin {
     pub(super) kv: Arc<Kv>,
     pub(super) at: Lsn,
     pub(super) generation: u64,
+    pub(super) purpose: Purpose,
 }
 
 impl ReadPin {
@@ -80,6 +82,6 @@ fn check_held(kv: &Kv, at: Lsn) -> Result<(), FoldError> {
 
 impl Drop for ReadPin {
     fn drop(&mut self) {
-        self.kv.history().unpin(self.at);
+        self.kv.history().unpin(self.at, self.purpose);
     }
 }

@@ -142,7 +142,19 @@ fn a_read_that_is_open_for_too_long_beyond_the_history_ends_and_one_that_is_not_
     }
     let rest: Vec<_> = begun.collect();
     assert!(matches!(rest[..], [Err(FoldError::SnapshotTooOld { .. })]), "a scan that had begun ends with the error");
-    assert_eq!(world.folds.kv().pin(world.visible()).unwrap().at(), world.visible());
+    // Work of our own is waited for.
+    let pinned = world.folds.kv().pin_for_work(world.visible()).unwrap();
+    let states = oracle::fold(&*world.log);
+    for _ in 0..20 {
+        machine.clock.advance(Duration::from_secs(200));
+        work(&mut world, &mut workload, &machine, 10);
+        world.folds.maintain().unwrap();
+    }
+    assert!(world.folds.kv().history_from() <= pinned.at());
+    world.assert_state(pinned.at(), &states[pinned.at().value() as usize], "held for work");
+    drop(pinned);
+    world.folds.maintain().unwrap();
+    assert!(world.folds.kv().history_from().value() >= states.len() as u64, "{}", world.folds.kv().history_from());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use datafusion::sql::sqlparser::ast::{
     ColumnDef, ColumnOption, ConstraintCharacteristics, CreateTable, CreateTableOptions, DeferrableInitial, Expr,
     Ident, IndexColumn, NullsDistinctOption, TableConstraint, visit_expressions,
 };
+use futures::TryStreamExt;
 use highwater_log::position::{ColumnId, SchemaVersion, StorageId, TableId};
 use highwater_log::schema::{ColumnSchema, TableSchema, UniqueSchema};
 use highwater_log::value::{ColumnType, ElementType};
@@ -100,8 +101,8 @@ async fn create_as(
     if !create.constraints.is_empty() {
         return Err(SqlError::unsupported("constraints beside AS SELECT"));
     }
-    let stream = context.query(transaction, query.clone(), None).await?;
-    let schema = Arc::clone(stream.schema());
+    let mut rows = context.query(transaction, query.clone(), None).await?;
+    let schema = Arc::clone(rows.schema());
     if !create.columns.is_empty() && create.columns.len() != schema.fields().len() {
         return Err(SqlError::syntax("CREATE TABLE AS specifies another number of columns than its query has"));
     }
@@ -111,8 +112,11 @@ async fn create_as(
     });
     let columns = columns.collect::<Result<Vec<_>, SqlError>>()?;
     let table = define_table(transaction, name, &TableDefinition { columns, ..TableDefinition::default() })?;
-    let batches = stream.collect().await?;
-    insert_batches(transaction, &table, &batches)
+    let mut count = 0;
+    while let Some(batch) = rows.try_next().await? {
+        count += insert_batches(transaction, &table, &[batch])?;
+    }
+    Ok(count)
 }
 
 /// Adds a table to the catalog.

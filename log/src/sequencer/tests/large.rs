@@ -1,7 +1,7 @@
 //! Write sets that are too large to lie in memory.
 
 use super::*;
-use crate::commit::ChangeSpool;
+use crate::commit::{ChangeSpool, StreamedCommit};
 
 /// Keys in memory, of a test.
 struct Keys(BTreeMap<(StorageId, Bytes), KeySeen>);
@@ -49,9 +49,11 @@ fn a_large_commit_has_its_changes_in_order_and_its_rows_numbered() {
         all.push(Change::Delete { table, row: RowId::new(77), before: gone });
         all.push(Change::Update { table, row: RowId::new(78), before: changed.clone(), changed });
     }
-    let position = Change::Position { of: key("source"), position: key("12") };
-    let entry = Change::Catalog { object: 9, entry: None };
-    let changes = vec![entry.clone(), position.clone()];
+    // More of each than one part takes.
+    let long = Bytes::from(vec![b'x'; 700_000]);
+    let entries = (1..=3).map(|object| Change::Catalog { object, entry: Some(long.clone()) });
+    let positions = ["a", "b", "c"].map(|of| Change::Position { of: key(of), position: long.clone() });
+    let changes: Vec<_> = entries.clone().chain(positions.clone()).collect();
     let large = Some(spooled(all.clone(), BTreeMap::new()));
     let receipt = bench.commit(WriteSet { changes, large, ..WriteSet::default() }).unwrap();
     assert_eq!((receipt.lsn, receipt.first_row), (Lsn::new(2), Some(RowId::new(2))));
@@ -59,15 +61,17 @@ fn a_large_commit_has_its_changes_in_order_and_its_rows_numbered() {
     assert!(stored.part_count() > 15, "{stored:?}");
     let commit = stored.decode().unwrap();
     let of_kind = |kind: fn(&Change) -> bool| all.iter().filter(move |change| kind(change)).cloned();
-    let mut expected = vec![entry];
+    let mut expected: Vec<_> = entries.clone().collect();
     expected.extend(of_kind(|change| matches!(change, Change::Delete { .. })));
     expected.extend(of_kind(|change| matches!(change, Change::Update { .. })));
     expected.extend(of_kind(|change| matches!(change, Change::Insert { .. })).zip(2..).map(|(insert, number)| {
         let Change::Insert { table, after, .. } = insert else { unreachable!() };
         Change::Insert { table, row: RowId::new(number), after }
     }));
-    expected.push(position);
+    expected.extend(positions);
     assert!(commit.changes == expected);
+    let head = StreamedCommit::new((*stored).clone()).unwrap().head().unwrap();
+    assert!(head.changes.into_iter().eq(entries), "what stands before the changes of rows");
     assert_eq!(commit.header.next_row, RowId::new(5002));
     assert_eq!(bench.commit(put("behind")).unwrap().first_row, Some(RowId::new(5002)));
 }
