@@ -45,8 +45,8 @@ pub use self::keeper::{Applier, Keeper, KeeperError};
 pub use self::outcome::{Accepted, Acknowledgement, Chain, CommitError, Receipt};
 pub use self::pipeline::Pipeline;
 pub use self::write_set::{
-    CATALOG_SPACE, Durability, KeyName, KeyRange, KeySeen, KeyWrite, LargeKeys, LargeWrites, Precondition, WriteSet,
-    catalog_definitions, catalog_index_key, catalog_key, catalog_name_key, catalog_object,
+    CATALOG_SPACE, Durability, KeyName, KeyRange, KeySeen, KeyWrite, LargeKeys, LargeWrites, Precondition, TellKey,
+    WriteSet, catalog_definitions, catalog_index_key, catalog_key, catalog_name_key, catalog_object,
 };
 
 /// A buffered commit is synced at most this much later.

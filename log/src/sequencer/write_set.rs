@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::keeper::KeeperError;
+use super::outcome::CommitError;
 use crate::commit::{Change, ProducerSequence, SpooledChanges};
 use crate::position::{IndexId, Lsn, StorageId, TableId};
 
@@ -78,11 +79,11 @@ pub trait LargeKeys: Send + Sync {
     ///
     /// # Errors
     /// When they cannot be read; that of `tell`.
-    fn each(
-        &self,
-        tell: &mut dyn FnMut(StorageId, &[u8], KeySeen) -> Result<(), super::CommitError>,
-    ) -> Result<(), super::CommitError>;
+    fn each(&self, tell: &mut TellKey<'_>) -> Result<(), CommitError>;
 }
+
+/// Takes a key, and what was seen of it.
+pub type TellKey<'a> = dyn FnMut(StorageId, &[u8], KeySeen) -> Result<(), CommitError> + 'a;
 
 /// What a writer has seen of a key that it writes, and what must hold still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

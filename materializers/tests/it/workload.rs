@@ -12,7 +12,7 @@ use highwater_log::schema::{
     CatalogEntry, ColumnSchema, IndexSchema, IndexState, IndexedColumn, TableSchema, UniqueSchema,
 };
 use highwater_log::sequencer::{
-    CATALOG_SPACE, CommitError, KeeperError, KeyName, KeySeen, KeyWrite, LargeKeys, LargeWrites, Precondition,
+    CATALOG_SPACE, CommitError, KeeperError, KeyName, KeySeen, KeyWrite, LargeKeys, LargeWrites, Precondition, TellKey,
     WriteSet, catalog_index_key, catalog_key, catalog_name_key,
 };
 use highwater_log::value::{ElementType, Value};
@@ -486,10 +486,7 @@ impl LargeKeys for Keys {
         Ok(self.0.get(&(space, Bytes::copy_from_slice(key))).copied())
     }
 
-    fn each(
-        &self,
-        tell: &mut dyn FnMut(StorageId, &[u8], KeySeen) -> Result<(), CommitError>,
-    ) -> Result<(), CommitError> {
+    fn each(&self, tell: &mut TellKey<'_>) -> Result<(), CommitError> {
         self.0.iter().try_for_each(|((space, key), seen)| tell(*space, key, *seen))
     }
 }

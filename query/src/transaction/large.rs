@@ -7,7 +7,7 @@ use bytes::Bytes;
 use highwater_log::commit::{ChangeSpool, SpoolError};
 use highwater_log::key::HeadKey;
 use highwater_log::position::StorageId;
-use highwater_log::sequencer::{CommitError, KeeperError, KeyRange, KeySeen, LargeKeys, LargeWrites};
+use highwater_log::sequencer::{CommitError, KeeperError, KeyRange, KeySeen, LargeKeys, LargeWrites, TellKey};
 use highwater_materializers::{FoldError, Scratch, Table};
 
 use super::write_set::NetChange;
@@ -125,10 +125,7 @@ impl LargeKeys for OwnKeys {
         Ok(place_seen(self.places.find(space, key).map_err(|error| failed(&error))?))
     }
 
-    fn each(
-        &self,
-        tell: &mut dyn FnMut(StorageId, &[u8], KeySeen) -> Result<(), CommitError>,
-    ) -> Result<(), CommitError> {
+    fn each(&self, tell: &mut TellKey<'_>) -> Result<(), CommitError> {
         let failed = |error: &dyn std::error::Error| CommitError::NotCommitted {
             cause: error.to_string().into(),
             is_disk_full: false,

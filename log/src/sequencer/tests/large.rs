@@ -11,10 +11,7 @@ impl LargeKeys for Keys {
         Ok(self.0.get(&(space, Bytes::copy_from_slice(key))).copied())
     }
 
-    fn each(
-        &self,
-        tell: &mut dyn FnMut(StorageId, &[u8], KeySeen) -> Result<(), CommitError>,
-    ) -> Result<(), CommitError> {
+    fn each(&self, tell: &mut TellKey<'_>) -> Result<(), CommitError> {
         self.0.iter().try_for_each(|((space, key), seen)| tell(*space, key, *seen))
     }
 }
