@@ -69,6 +69,7 @@ fn every_state_equals_the_naive_fold_through_restarts_and_lost_directories() {
 fn history_ends_where_the_window_ends_and_says_so_but_not_under_a_reader() {
     let mut machine = Machine::new(5);
     machine.options.history = Duration::from_secs(3600);
+    machine.options.snapshot_age_max = Duration::from_secs(10 * 3600);
     let mut workload = Workload::new(5);
     let mut world = machine.open().unwrap();
     work(&mut world, &mut workload, &machine, 60);
