@@ -3,11 +3,15 @@
 //! `cargo bench --bench fanout [-- SUBSCRIBERS]` (default: 1,000), against a real server, everybody on this machine. First commits of
 //! one row are due 200 times a second whatever became of those before (an open loop); a latency counts from when the commit was due until
 //! it was acknowledged. Rounds in which all subscribers read take turns with rounds in which ten of them don't. Then eight writers commit
-//! as fast as they can.
+//! as fast as they can; and so they do, with messages as long as our lines, beside a NATS server, if `scripts/components nats` has put one there.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
+#[path = "../tests/support/component.rs"]
+mod component;
+#[path = "fanout/nats.rs"]
+mod nats;
 #[path = "../tests/support/server.rs"]
 mod server;
 
@@ -20,6 +24,7 @@ use highwater_proto::v1::sql_client::SqlClient;
 use highwater_proto::v1::subscribe_request::Request as Wanted;
 use highwater_proto::v1::subscribe_start::From;
 use highwater_proto::v1::{EventKind, ExecuteRequest, Now, SubscribeRequest, SubscribeResponse, SubscribeStart};
+use nats::Nats;
 use server::Server;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -48,7 +53,7 @@ async fn run(subscribers: usize) {
     let mut sql = SqlClient::new(channel.clone());
     execute(&mut sql, "CREATE TABLE t (id bigint PRIMARY KEY, v text)".to_owned()).await;
     let next_id = Arc::new(AtomicU64::new(0));
-    println!("server idle: {} MiB resident", resident(&server));
+    println!("server idle: {} MiB resident", resident(server.id()));
     let alone = open_loop(&channel, &next_id).await;
     report("no subscribers", alone);
     let delivered = Arc::new(AtomicU64::new(0));
@@ -73,9 +78,27 @@ async fn run(subscribers: usize) {
     }
     report(&format!("{subscribers} subscribers"), reading);
     report(&format!("the same, and {STALLED} that do not read"), stalling);
-    println!("server: {} MiB resident", resident(&server));
-    saturate(&server, &channel, &next_id, &delivered).await;
-    println!("server: {} MiB resident", resident(&server));
+    println!("server: {} MiB resident", resident(server.id()));
+    let line_bytes = saturate(&server, &channel, &next_id, &delivered).await;
+    println!("server: {} MiB resident", resident(server.id()));
+    drop(server);
+    if let Some(nats) = Nats::start(directory.path()) {
+        saturate_nats(&nats, subscribers, line_bytes).await;
+    }
+}
+
+/// The same by NATS.
+async fn saturate_nats(nats: &Nats, subscribers: usize, bytes: usize) {
+    let delivered = Arc::new(AtomicU64::new(0));
+    for from in (0..subscribers).step_by(SUBSCRIBERS_PER_CONNECTION) {
+        let count = SUBSCRIBERS_PER_CONNECTION.min(subscribers - from);
+        nats.subscribe(count, Arc::clone(&delivered)).await;
+    }
+    let (begun, cpu) = (Instant::now(), cpu_seconds(nats.id()));
+    let publishers = (0..WRITERS).map(|_| nats.publish(bytes, begun + ROUND));
+    let messages: u64 = futures::future::join_all(publishers).await.into_iter().sum();
+    told("NATS", begun, messages, delivered.load(Ordering::Relaxed), cpu_seconds(nats.id()) - cpu);
+    println!("NATS: {} MiB resident", resident(nats.id()));
 }
 
 async fn connect(server: &Server) -> Channel {
@@ -139,10 +162,14 @@ async fn open_loop(channel: &Channel, next_id: &Arc<AtomicU64>) -> Vec<u64> {
     latencies
 }
 
-/// Commits as fast as they go, and what is delivered meanwhile.
-async fn saturate(server: &Server, channel: &Channel, next_id: &Arc<AtomicU64>, delivered: &AtomicU64) {
+/// Commits as fast as they go, and what is delivered meanwhile. Returns how long a line is.
+async fn saturate(server: &Server, channel: &Channel, next_id: &Arc<AtomicU64>, delivered: &AtomicU64) -> usize {
+    let mut one = subscribe(channel.clone()).await;
+    insert(&mut SqlClient::new(channel.clone()), next_id).await;
+    let line_bytes = one.message().await.unwrap().unwrap().lines.len();
+    drop(one);
     let (begun, before) = (Instant::now(), delivered.load(Ordering::Relaxed));
-    let (first, cpu) = (next_id.load(Ordering::Relaxed), cpu_seconds(server));
+    let (first, cpu) = (next_id.load(Ordering::Relaxed), cpu_seconds(server.id()));
     let writers: Vec<_> = (0..WRITERS)
         .map(|_| {
             let (mut sql, next_id) = (SqlClient::new(channel.clone()), Arc::clone(next_id));
@@ -156,11 +183,16 @@ async fn saturate(server: &Server, channel: &Channel, next_id: &Arc<AtomicU64>, 
     for writer in writers {
         writer.await.unwrap();
     }
-    let (seconds, cpu) = (begun.elapsed().as_secs_f64(), cpu_seconds(server) - cpu);
     let (deliveries, commits) = (delivered.load(Ordering::Relaxed) - before, next_id.load(Ordering::Relaxed) - first);
+    told("saturated", begun, commits, deliveries, cpu_seconds(server.id()) - cpu);
+    line_bytes
+}
+
+fn told(what: &str, begun: Instant, messages: u64, deliveries: u64, cpu: f64) {
+    let seconds = begun.elapsed().as_secs_f64();
     println!(
-        "saturated: {:.0} commits/s, {:.0} deliveries/s, {:.0} deliveries per server CPU-second",
-        commits as f64 / seconds,
+        "{what}: {:.0} messages/s, {:.0} deliveries/s, {:.0} deliveries per server CPU-second",
+        messages as f64 / seconds,
         deliveries as f64 / seconds,
         deliveries as f64 / cpu
     );
@@ -173,16 +205,16 @@ fn report(what: &str, mut latencies: Vec<u64>) {
     println!("{what}: {} commits, ms until acknowledged: p50 {:.2}, p99 {:.2}", latencies.len(), at(0.5), at(0.99));
 }
 
-/// What the server has in memory, in MiB.
-fn resident(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+/// What a process has in memory, in MiB.
+fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
 }
 
-/// What the server has computed, on all cores together.
-fn cpu_seconds(server: &Server) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.id())).unwrap();
+/// What a process has computed, in seconds, on all cores together.
+fn cpu_seconds(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
     ticks / TICKS_PER_SECOND

@@ -238,9 +238,11 @@ impl Replay {
     }
 }
 
-/// The threads that a command runs on.
+/// The threads that a command runs on: one more than there are cores, for one of them may be syncing the log.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    threads.worker_threads(cores + 1).enable_all().build().map_err(CliError::Runtime)
 }
 
 /// A shorter replay is over before anybody wonders.

@@ -6,6 +6,7 @@ mod database;
 mod demo;
 mod server;
 mod settings;
+mod told;
 
 pub use database::{Backup, BackupProgress, Database, OpenError, Options};
 pub use highwater_changefeed::{

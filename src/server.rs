@@ -1,5 +1,6 @@
 //! The server: a database behind gRPC and HTTP.
 
+mod call;
 mod changefeed;
 mod error;
 mod health;

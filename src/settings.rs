@@ -55,6 +55,11 @@ pub(crate) fn of_database(options: &Options) -> Vec<Setting> {
             "What a transaction has written which lies in memory; beyond, it lies in files until its commit.",
         ),
         setting(
+            "result_cache_bytes",
+            |options| options.queries.result_cache_bytes.to_string(),
+            "Results that are kept for whoever asks the same while their tables have not changed; 0: none are.",
+        ),
+        setting(
             "slow_statement_millis",
             |options| {
                 options.queries.slow_statement.map_or_else(|| "0".to_owned(), |slow| slow.as_millis().to_string())

@@ -8,10 +8,13 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater::{Database, FeedError, FeedOptions, FeedStart, Interrupt, Options, Outcome, SqlError, sqlstate};
+use highwater::{
+    Database, FeedError, FeedOptions, FeedStart, Interrupt, Options, Outcome, Session, SqlError, sqlstate,
+};
 use highwater_log::sequencer::SequencerOptions;
 use highwater_log::{Lsn, SegmentedOptions};
 use highwater_materializers::KvOptions;
+use highwater_query::EngineOptions;
 use session::cell;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -440,5 +443,99 @@ fn a_query_that_computes_for_days_ends_when_it_is_interrupted() {
             raised.await.unwrap();
         }
         assert_eq!(cell(&mut database.session(), "SELECT count(*) FROM t").await.unwrap(), "2000");
+    });
+}
+
+/// What `hw_catalog.result_cache` tells: hits, misses, and how many of those found a result that did not hold.
+async fn results_told(session: &mut Session) -> [u64; 3] {
+    let told =
+        cell(session, "SELECT hits || ' ' || misses || ' ' || stale FROM hw_catalog.result_cache").await.unwrap();
+    let numbers: Vec<u64> = told.split(' ').map(|number| number.parse().unwrap()).collect();
+    numbers.try_into().unwrap()
+}
+
+#[test]
+fn results_are_kept_until_one_of_their_tables_changes() {
+    runtime().block_on(async {
+        let queries = EngineOptions { result_cache_bytes: 1 << 20, ..EngineOptions::default() };
+        let database = Database::in_memory_with(Options { queries, ..Options::default() }).unwrap();
+        let mut session = database.session();
+        let script = "CREATE TABLE t (id integer PRIMARY KEY, v integer); CREATE TABLE u (id integer PRIMARY KEY);
+            INSERT INTO t SELECT n, n FROM generate_series(1, 10) AS s(n)";
+        session.execute(script).await.unwrap();
+        let lsn = session.last_write().unwrap();
+        let sum = "SELECT sum(v) FROM t WHERE v > 5";
+        let mut expected = [0, 0, 0];
+        let mut ask = async |session: &mut Session, sql: &str, answer: &str, hits: u64, misses: u64, stale: u64| {
+            assert_eq!(cell(session, sql).await.unwrap(), answer, "{sql}");
+            for (number, more) in expected.iter_mut().zip([hits, misses, stale]) {
+                *number += more;
+            }
+            assert_eq!(results_told(session).await, expected, "{sql}");
+        };
+        ask(&mut session, sum, "40", 0, 1, 0).await;
+        ask(&mut session, "select  sum(v)\n from t where v > 5", "40", 1, 0, 0).await;
+        ask(&mut database.session(), sum, "40", 1, 0, 0).await;
+        // Another table's rows, and what a transaction has written that is not committed.
+        session.execute("INSERT INTO u VALUES (1)").await.unwrap();
+        ask(&mut session, sum, "40", 1, 0, 0).await;
+        session.execute("BEGIN; UPDATE t SET v = 100 WHERE id = 10").await.unwrap();
+        ask(&mut session, sum, "130", 0, 0, 0).await;
+        ask(&mut database.session(), sum, "40", 1, 0, 0).await;
+        session.execute("COMMIT").await.unwrap();
+        ask(&mut session, sum, "130", 0, 1, 1).await;
+        ask(&mut session, sum, "130", 1, 0, 0).await;
+        // In the past it is another result.
+        ask(&mut session, &format!("{sum} AS OF LSN {lsn}"), "40", 0, 1, 1).await;
+        ask(&mut session, &format!("{sum} AS OF LSN {lsn}"), "40", 1, 0, 0).await;
+        ask(&mut session, sum, "130", 0, 1, 1).await;
+        // A subquery's table, a parameter, a name that means another table.
+        let inner = "SELECT count(*) FROM t WHERE id IN (SELECT id FROM u)";
+        ask(&mut session, inner, "1", 0, 1, 0).await;
+        session.execute("INSERT INTO u VALUES (2)").await.unwrap();
+        ask(&mut session, inner, "2", 0, 1, 1).await;
+        session.execute("PREPARE p AS SELECT count(*) FROM t WHERE v > $1").await.unwrap();
+        ask(&mut session, "EXECUTE p(5)", "5", 0, 1, 0).await;
+        ask(&mut session, "EXECUTE p(8)", "2", 0, 1, 0).await;
+        ask(&mut session, "EXECUTE p(5)", "5", 1, 0, 0).await;
+        // What is written out alike need not be the same.
+        let quotes = "CREATE TABLE q (v text); INSERT INTO q VALUES ('a''b'), ('a''''b'), ('a''''b')";
+        session.execute(quotes).await.unwrap();
+        session.execute("PREPARE o AS SELECT count(*) FROM q WHERE v = $1").await.unwrap();
+        ask(&mut session, "EXECUTE o('a''b')", "1", 0, 1, 0).await;
+        ask(&mut session, "EXECUTE o('a''''b')", "2", 0, 1, 0).await;
+        ask(&mut session, "EXECUTE o('a''b')", "1", 1, 0, 0).await;
+        session.execute("DELETE FROM t WHERE v < 8; DELETE FROM t WHERE v = 8").await.unwrap();
+        ask(&mut session, sum, "109", 0, 1, 1).await;
+        session.execute("TRUNCATE t").await.unwrap();
+        ask(&mut session, "SELECT count(*) FROM t", "0", 0, 1, 0).await;
+        ask(&mut session, "SELECT count(*) FROM t", "0", 1, 0, 0).await;
+        session
+            .execute("ALTER TABLE t RENAME TO old; CREATE TABLE t (id integer, v integer); INSERT INTO t VALUES (1, 1)")
+            .await
+            .unwrap();
+        ask(&mut session, "SELECT count(*) FROM t", "1", 0, 1, 1).await;
+        session.execute("DROP TABLE t").await.unwrap();
+        assert_eq!(sqlstate_of(session.execute("SELECT count(*) FROM t").await), sqlstate::UNDEFINED_TABLE);
+        // What is not of the rows alone is computed each time, and so is what is too large.
+        session
+            .execute("CREATE TABLE t AS SELECT v, repeat('x', 1000) AS b FROM generate_series(1, 300) AS s(v)")
+            .await
+            .unwrap();
+        let before = results_told(&mut session).await;
+        for sql in [
+            "SELECT count(*) FROM t WHERE now() > '2020-01-01'",
+            "SELECT hw_lsn() FROM t",
+            "SELECT count(*) FROM hw_catalog.indexes",
+        ] {
+            session.execute(sql).await.unwrap();
+            session.execute(sql).await.unwrap();
+        }
+        assert_eq!(results_told(&mut session).await, before);
+        for _ in 0..2 {
+            let Outcome::Rows(rows) = session.execute("SELECT * FROM t").await.unwrap() else { panic!("rows") };
+            rows.collect().await.unwrap();
+        }
+        assert_eq!(results_told(&mut session).await[..2], [before[0], before[1] + 2]);
     });
 }

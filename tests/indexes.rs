@@ -256,6 +256,137 @@ fn a_query_goes_by_the_index_that_leaves_the_fewest_rows() {
     });
 }
 
+/// The rows of a query, each as text.
+async fn rows(session: &mut highwater::Session, sql: &str) -> Vec<Vec<String>> {
+    let Outcome::Rows(rows) = session.execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")) else {
+        panic!("{sql} gives no rows")
+    };
+    let batches = rows.collect().await.unwrap();
+    let lines = batches.iter().flat_map(|batch| {
+        (0..batch.num_rows()).map(|row| {
+            let schema = batch.schema();
+            let cells = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+                let (mut cell, column_type) = (String::new(), highwater::types::column_type(field).unwrap());
+                match highwater::types::text_at(column, row, column_type, &mut cell).unwrap() {
+                    true => cell,
+                    false => "NULL".to_owned(),
+                }
+            });
+            cells.collect::<Vec<_>>()
+        })
+    });
+    lines.collect()
+}
+
+/// What is searched for in the table of the next test: conditions, order, limit.
+fn searches() -> Vec<(&'static str, &'static str, &'static str)> {
+    let conditions = [
+        "",
+        "k = 'k3'",
+        "k = 'k3' AND n > 10",
+        "k = 'k3' AND n >= 10 AND 20 > n",
+        "n BETWEEN -5 AND 40 AND k = 'k7'",
+        "k > 'k5' AND k <= 'k8'",
+        "k < 'k1'",
+        "k >= 'k9' AND k < 'k2'",
+        "c = 3",
+        "c = NULL",
+        "c > 5",
+        "c < 2",
+        "c = 3 AND d > '2026-01-05'",
+        "c = 3 AND d <= '2026-01-05 12:00:00' AND d > '2026-01-02'",
+        "u = 77",
+        "u > 290",
+        "u < 0",
+        "c > 2 AND c > 5",
+        "k = 'k3' AND k = 'k4'",
+        "k = 'k3' AND c = 3",
+    ];
+    let orders = [
+        "",
+        "k",
+        "k, n",
+        "k DESC, n DESC",
+        "n",
+        "n DESC",
+        "c, d",
+        "c DESC, d DESC",
+        "d DESC",
+        "d",
+        "c, d DESC",
+        "u",
+        "u DESC",
+        "k, n DESC",
+    ];
+    let mut searches = Vec::new();
+    for condition in conditions {
+        for order in orders {
+            for limit in ["", "7", "0", "1000"] {
+                searches.push((condition, order, limit));
+            }
+        }
+    }
+    searches
+}
+
+#[test]
+fn ranges_and_orders_by_keys_are_what_the_planner_finds() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        let mut session = database.session();
+        // One index over rows that were there before it, so that two trees lie one over the other; changes and deletions over both.
+        let script = "CREATE TABLE t (k text, n integer, c integer, d timestamp, u integer, PRIMARY KEY (k, n));
+            INSERT INTO t SELECT 'k' || v % 10, v / 10 - 5, CASE WHEN v % 7 <> 0 THEN v % 11 END,
+                CASE WHEN v % 5 <> 0 THEN timestamp '2026-01-01' + v % 13 * interval '1 day' END, v FROM generate_series(1, 300) AS s(v);
+            CREATE INDEX t_cd ON t (c, d);
+            INSERT INTO t SELECT 'k' || v % 10, v, v % 11, timestamp '2026-01-03 04:05:06', CASE WHEN v % 3 = 0 THEN v END
+                FROM generate_series(301, 400) AS s(v);
+            CREATE UNIQUE INDEX t_u ON t (u);
+            UPDATE t SET c = NULL, d = NULL WHERE u % 17 = 0; DELETE FROM t WHERE u % 19 = 0; UPDATE t SET c = 3 WHERE u % 23 = 0";
+        session.execute(script).await.unwrap();
+        let mut direct = 0;
+        for is_in_transaction in [false, true] {
+            if is_in_transaction {
+                let script = "BEGIN; INSERT INTO t VALUES ('k3', 99, 3, '2026-01-04', 5000); DELETE FROM t WHERE u = 40; UPDATE t SET c = 5 WHERE u = 41";
+                session.execute(script).await.unwrap();
+            }
+            for (condition, order, limit) in searches() {
+                let clause = |word: &str, text: &str| if text.is_empty() { String::new() } else { format!(" {word} {text}") };
+                let (filter, order_by, limit_to) =
+                    (clause("WHERE", condition), clause("ORDER BY", order), clause("LIMIT", limit));
+                let by_key = format!("SELECT k, n, c, d, u FROM t{filter}{order_by}{limit_to}");
+                let planned = format!("SELECT k, n, c, d, u FROM (SELECT * FROM t) AS s{filter}{order_by}");
+                direct += usize::from(text(&mut session, &format!("EXPLAIN {by_key}")).await.starts_with("RangeRead"));
+                let (found, all) = (rows(&mut session, &by_key).await, rows(&mut session, &planned).await);
+                let limit = limit.parse().unwrap_or(usize::MAX);
+                assert_eq!(found.len(), all.len().min(limit), "{by_key}");
+                // Equals stand in any order, and any of them are within the limit.
+                let columns = order.split(", ").filter(|name| !name.is_empty()).map(|name| "kncdu".find(&name[..1]).unwrap());
+                let columns: Vec<_> = columns.collect();
+                let keys = |rows: &[Vec<String>]| -> Vec<Vec<String>> {
+                    rows.iter().map(|row| columns.iter().map(|column| row[*column].clone()).collect()).collect()
+                };
+                assert_eq!(keys(&found), keys(&all[..found.len()]), "{by_key}");
+                let (mut once, count) = (found.clone(), found.len());
+                once.sort();
+                once.dedup();
+                assert_eq!(once.len(), count, "{by_key}: a row twice");
+                assert!(once.iter().all(|row| all.contains(row)), "{by_key}: a row that the planner does not find");
+            }
+        }
+        assert!(direct > 500, "{direct} searches went round the planner");
+        session.execute("ROLLBACK").await.unwrap();
+        // What is given last counts, values or limit; what fits no column is the planner's.
+        session.execute("PREPARE p AS SELECT u FROM t WHERE c = $1 ORDER BY d DESC LIMIT $2").await.unwrap();
+        assert_eq!(rows(&mut session, "EXECUTE p(5, 3)").await.len(), 3);
+        assert_eq!(rows(&mut session, "EXECUTE p(5, 0)").await.len(), 0);
+        assert_eq!(rows(&mut session, "EXECUTE p(NULL, 3)").await.len(), 0);
+        assert_eq!(rows(&mut session, "EXECUTE p(5, NULL)").await, rows(&mut session, "SELECT u FROM (SELECT * FROM t) AS s WHERE c = 5 ORDER BY d DESC").await);
+        assert_eq!(session.execute("EXECUTE p(5, -1)").await.err().map(|error| error.sqlstate), Some("2201W"));
+        assert_eq!(rows(&mut session, "SELECT k AS n, u FROM t WHERE k = 'k1' ORDER BY n LIMIT 2").await.len(), 2);
+    });
+}
+
 /// Opens the database in `HIGHWATER_INDEX_CHILD` and builds an index until it is killed.
 #[test]
 fn child() {

@@ -13,6 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{DataType, UInt64Type};
+use arrow::ipc::reader::StreamReader;
+use highwater::{ColumnType, types};
+use highwater_log::value::ElementType;
 use highwater_proto::v1::execute_response::Answer;
 use highwater_proto::v1::operations_client::OperationsClient;
 use highwater_proto::v1::sql_client::SqlClient;
@@ -378,4 +383,109 @@ fn grpcurl_finds_its_way_by_reflection() {
     let feed = grpcurl(&["-max-time", "2", "-d", &start], &["highwater.v1.Changefeed/Subscribe"]);
     assert!(text(&feed.stderr).contains("DeadlineExceeded"), "{}", text(&feed.stderr));
     assert!(text(&feed.stdout).contains("EVENT_KIND_READY"), "{}", text(&feed.stdout));
+}
+
+/// The rows of Arrow streams that stand one behind the other, as text: where, what, and the images.
+fn told_in_arrow(streams: &[u8]) -> Vec<String> {
+    let mut rest = std::io::Cursor::new(streams);
+    let mut told = Vec::new();
+    while rest.position() < streams.len() as u64 {
+        let reader = StreamReader::try_new(&mut rest, None).unwrap();
+        let table = reader.schema().metadata()["highwater.table"].clone();
+        for batch in reader.map(Result::unwrap) {
+            let number = |name: &str, row| batch[name].as_primitive::<UInt64Type>().value(row);
+            for row in 0..batch.num_rows() {
+                let image = |name: &str| {
+                    let image = batch[name].as_struct();
+                    if image.is_null(row) {
+                        return "null".to_owned();
+                    }
+                    let columns = image.fields().iter().zip(image.columns()).map(|(field, column)| {
+                        let mut text = String::new();
+                        let column_type = types::column_type(field).unwrap_or(ColumnType::Scalar(ElementType::BigInt));
+                        let text = match column.data_type() {
+                            DataType::UInt64 => column.as_primitive::<UInt64Type>().value(row).to_string(),
+                            _ if types::text_at(column, row, column_type, &mut text).unwrap() => text,
+                            _ => "NULL".to_owned(),
+                        };
+                        format!("{}={text}", field.name())
+                    });
+                    columns.collect::<Vec<_>>().join(",")
+                };
+                let operation = batch["hw_op"].as_string::<i32>().value(row);
+                let (lsn, position) = (number("hw_lsn", row), number("hw_position", row));
+                let (key, before, after) = (image("key"), image("before"), image("after"));
+                told.push(format!("{lsn} {position} {table} {operation} {key} {before} {after}"));
+            }
+        }
+    }
+    told
+}
+
+/// The changes of lines, in the same form.
+fn told_in_lines(lines: &str) -> Vec<String> {
+    let image = |image: &Value| match image {
+        Value::Object(columns) => {
+            let columns = columns.iter().map(|(name, value)| match value {
+                Value::Null => format!("{name}=NULL"),
+                Value::Bool(value) => format!("{name}={}", if *value { "t" } else { "f" }),
+                Value::String(text) => format!("{name}={text}"),
+                other => format!("{name}={other}"),
+            });
+            columns.collect::<Vec<_>>().join(",")
+        }
+        _ => "null".to_owned(),
+    };
+    let changes = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let changes = changes.filter(|change| change.get("op").is_some()).map(|change| {
+        let (table, operation) = (change["table"].as_str().unwrap(), change["op"].as_str().unwrap());
+        let (key, before, after) = (image(&change["key"]), image(&change["before"]), image(&change["after"]));
+        format!("{} {} {table} {operation} {key} {before} {after}", change["lsn"], change["pos"])
+    });
+    changes.collect()
+}
+
+#[test]
+fn a_feed_in_arrow_tells_what_its_lines_tell() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let server = Server::start(&data);
+    let url = server.url();
+    let script = "CREATE TABLE t (a bigint, b text, price numeric(10,3), flag boolean, PRIMARY KEY (b, a)); CREATE TABLE u (v integer);
+        INSERT INTO t SELECT v, 'text ' || v, v / 8.0, v % 2 = 0 FROM generate_series(1, 3000) AS s(v); INSERT INTO t VALUES (7, 'x', NULL, NULL);
+        BEGIN; INSERT INTO u VALUES (1); UPDATE t SET price = 1.5 WHERE a < 10; INSERT INTO u VALUES (NULL); DELETE FROM u WHERE v = 1; COMMIT;
+        ALTER TABLE t ADD COLUMN late text DEFAULT 'new'; UPDATE t SET late = NULL WHERE a = 5; DELETE FROM t WHERE a > 2990; TRUNCATE u;
+        DROP TABLE u; INSERT INTO t VALUES (1, 'last', 0, true, 'z')";
+    let done = highwater(&["sql", "--url", &url, script]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let tail = |format: &str, more: &[&str], place: [&str; 2]| {
+        let arguments = ["feed", "tail", "--until-ready", "--format", format];
+        let output = highwater(&[&arguments, &place[..], more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        output.stdout
+    };
+    for (more, has_several) in [
+        (&["t", "u", "--from", "2"][..], true),
+        (&["t"], false),
+        (&["t", "--where", "a > 2980", "--columns", "a * 2 AS double, b"], false),
+    ] {
+        let lines = told_in_lines(&text(&tail("json", more, ["--url", &url])));
+        let arrow = tail("arrow", more, ["--url", &url]);
+        let mut told = told_in_arrow(&arrow);
+        if has_several {
+            assert!(lines.len() > 3_000);
+            // Tables stand one behind the other in an answer.
+            let place = |line: &String| {
+                let mut numbers = line.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
+                (numbers.next().unwrap(), numbers.next().unwrap())
+            };
+            told.sort_by_key(place);
+        }
+        assert_eq!(told, lines, "{more:?}");
+    }
+    let refused = highwater(&["feed", "tail", "t", "--url", &url, "--format", "arrow", "--envelope", "upsert"]);
+    assert!(text(&refused.stderr).contains("0A000"), "{}", text(&refused.stderr));
+    let remote = tail("arrow", &["t"], ["--url", &url]);
+    assert_eq!(server.terminate().code(), Some(0));
+    assert_eq!(tail("arrow", &["t"], ["--data", data.to_str().unwrap()]), remote);
 }

@@ -156,8 +156,9 @@ fn our_own_statements_answer_as_they_are_expected_to() {
 }
 
 #[test]
-fn statements_answer_the_same_where_transactions_do_not_lie_in_memory() {
-    let queries = EngineOptions { transaction_memory_bytes: 0, ..EngineOptions::default() };
+fn statements_answer_the_same_where_transactions_do_not_lie_in_memory_and_results_are_kept() {
+    let (transaction_memory_bytes, result_cache_bytes) = (0, 64 * 1024 * 1024);
+    let queries = EngineOptions { transaction_memory_bytes, result_cache_bytes, ..EngineOptions::default() };
     let options = Options { queries, ..Options::default() };
     run_here("shared", &options);
     run_here("ours", &options);

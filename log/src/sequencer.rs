@@ -123,6 +123,8 @@ struct State {
     /// When what is pending is to be synced at the latest, if no synced commit is among it; on the monotonic clock.
     sync_due: Option<Duration>,
     is_sync_wanted: bool,
+    /// The group before was one commit, and was quickly done; nothing had gathered until then.
+    is_quiet: bool,
     stopped: Option<Arc<str>>,
     is_closing: bool,
     /// Another one with each commit that is taken back ([`Chain`]).
@@ -178,6 +180,7 @@ impl Sequencer {
             before: (stamp.lsn, Verdict::told(GroupEnd::Durable { applied: stamp.lsn, unread: None })),
             sync_due: None,
             is_sync_wanted: false,
+            is_quiet: false,
             stopped: None,
             is_closing: false,
             run: 0,
@@ -206,21 +209,29 @@ impl Sequencer {
 
     /// Commits a write set. Reads the rows that its conditions name on the calling thread.
     ///
+    /// A small one of a writer who has been alone, on a disk that syncs quickly, is appended, synced and applied by the calling
+    /// thread, which that blocks as long as it takes (the one before took 2 ms at most): a switch to the commit thread and back takes as
+    /// long as a quick sync. Everything else is committed by the commit thread, and waited for without blocking.
+    ///
     /// Dropping the future before it is ready leaves the outcome open: the write set may be committed.
     ///
     /// # Errors
     /// [`CommitError`]; each says whether it happened.
     pub async fn commit(&self, set: WriteSet) -> Result<Acknowledgement, CommitError> {
         let durability = set.durability;
-        let accepted = self.submit(set, Drive::Thread, None).await?;
+        let is_small = set.large.is_none() && set.byte_len() <= CALLER_BYTES_MAX;
+        let drive = if is_small && self.thread.is_some() { Drive::WhoeverIsAlone } else { Drive::Thread };
+        let accepted = self.submit(set, drive, None).await?;
+        if let (true, Some(thread)) = (accepted.is_left_to_caller, &self.thread) {
+            thread.drive();
+        }
         match durability {
             Durability::Buffered | Durability::Deferred => Ok(Acknowledgement::Buffered(accepted)),
             Durability::Synced => accepted.wait().await.map(Acknowledgement::Committed),
         }
     }
 
-    /// Commits a write set like [`Sequencer::commit`], for a caller that may block its thread: if nobody is committing, the calling
-    /// thread appends, syncs and applies itself, which saves two switches between threads.
+    /// Commits a write set like [`Sequencer::commit`], blocking the thread until it is done.
     ///
     /// # Errors
     /// As [`Sequencer::commit`].
@@ -359,6 +370,8 @@ enum Drive {
     Thread,
     /// The caller, who sees to it.
     Caller,
+    /// The caller, if he has been alone and is now; else the commit thread.
+    WhoeverIsAlone,
 }
 
 /// What becomes of an accepted write set.
@@ -376,12 +389,14 @@ impl State {
         };
         // What lies between is not seen.
         let chain = Chain { run: Some(self.run), seen: Lsn::ORIGIN };
-        Accepted { lsn, first_row: None, is_duplicate: true, chain, verdict }
+        Accepted { lsn, first_row: None, is_duplicate: true, chain, verdict, is_left_to_caller: false }
     }
 
     /// The group that has gathered, and who tells how it ends; another one begins.
     fn take_group(&mut self) -> (Vec<Pending>, Teller) {
         let (pending, teller) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.teller));
+        // Until it is done nobody knows how long that takes.
+        self.is_quiet = false;
         self.before = (self.core.accepted(), Arc::clone(teller.verdict()));
         (pending, teller)
     }
@@ -476,7 +491,12 @@ impl Shared {
         let chain = Chain { run: Some(state.run), seen: if is_all_seen { lsn } else { seen } };
         let verdict = Arc::clone(state.teller.verdict());
         let first_row = has_inserts.then_some(next_row);
-        let accepted = Accepted { lsn, first_row, is_duplicate: false, chain, verdict };
+        let is_left_to_caller = match drive {
+            Drive::Thread => false,
+            Drive::Caller => true,
+            Drive::WhoeverIsAlone => is_synced && state.is_quiet && state.pending.is_empty(),
+        };
+        let accepted = Accepted { lsn, first_row, is_duplicate: false, chain, verdict, is_left_to_caller };
         let accepted_at = self.clock.monotonic();
         state.pending.push(Pending { commit, room: room.num_permits(), accepted_at });
         room.forget();
@@ -491,7 +511,7 @@ impl Shared {
             is_sooner
         };
         drop(state);
-        if wakes && drive == Drive::Thread {
+        if wakes && !is_left_to_caller {
             self.wake.notify_one();
         }
         accepted
@@ -558,3 +578,7 @@ const RESOLUTIONS_WITHOUT_LOCK: u32 = 3;
 const RANGE_KEYS_ASKED: usize = 32;
 const RANGE_DOUBLINGS_MAX: u32 = 30;
 const ROOM_UNIT_BYTES: usize = 256;
+/// A larger write set is not committed by the thread of a caller who did not ask for that.
+const CALLER_BYTES_MAX: usize = 256 * 1024;
+/// Nor is one whose sync may take longer than that, as the one before did: a switch between threads is nothing beside it.
+const CALLER_GROUP_MAX: Duration = Duration::from_millis(2);

@@ -43,7 +43,7 @@ use crate::error::FoldError;
 use crate::materializer::Materializer;
 use checkpoint::{Checkpoint, TreeManifest, TreeRecord};
 use history::{History, Purpose};
-use tree::{Staleness, Tree};
+use tree::{Direction, Staleness, Tree};
 
 pub use backfill::Backfill;
 pub use pin::ReadPin;
@@ -297,7 +297,9 @@ impl Kv {
     /// # Errors
     /// As [`Kv::key_version`].
     pub fn keys(&self, storage: StorageId, range: &KeyRange, at: Lsn, limit: usize) -> Result<Vec<Bytes>, FoldError> {
-        self.read(storage, at, |tree| tree.scan(range, at).take(limit).map(|item| item.map(|(key, _)| key)).collect())
+        self.read(storage, at, |tree| {
+            tree.scan(range, at, Direction::Forward).take(limit).map(|item| item.map(|(key, _)| key)).collect()
+        })
     }
 
     /// Does what is due beside the commits: flushes, merges, checkpoints. `now_micros` is the time of day.

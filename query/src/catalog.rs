@@ -67,6 +67,14 @@ impl OwnEntry {
     }
 }
 
+impl QualifiedName {
+    /// The name of a table.
+    pub(crate) fn of(table: &Table) -> Self {
+        let schema = table.schema();
+        Self { namespace: schema.namespace.clone(), name: schema.name.clone() }
+    }
+}
+
 impl CatalogView {
     pub(crate) fn new(catalog: Arc<Catalog>, at: Lsn) -> Self {
         Self { catalog, at, own: BTreeMap::new(), next_id: None }

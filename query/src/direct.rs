@@ -2,6 +2,9 @@
 //!
 //! ```text
 //!   SELECT columns FROM t WHERE <key>          <key>: every column of the primary key, or of a unique index, = a value
+//!   SELECT columns FROM t WHERE <range> ORDER BY <order> LIMIT n
+//!                                              <range>: leading columns of the primary key, or of an index, = values, and the next
+//!                                              one between values; <order>: the columns behind what is pinned, all ASC or all DESC
 //!   UPDATE t SET c = value, d = d + number WHERE <key>
 //!   DELETE FROM t WHERE <key>
 //!   INSERT INTO t VALUES (value, …), …
@@ -12,6 +15,7 @@
 //! answers in its own way.
 
 mod operand;
+mod ranged;
 mod read;
 mod shape;
 mod single;
@@ -24,6 +28,7 @@ use highwater_materializers::Table;
 
 use crate::catalog::{CatalogView, QualifiedName};
 use crate::error::SqlError;
+use crate::interrupt::Interrupt;
 use crate::parameter::Parameter;
 use crate::statement::RowStream;
 use crate::transaction::Transaction;
@@ -71,15 +76,24 @@ impl Direct {
         self.namespace == namespace && catalog.find(&self.name).is_some_and(|table| Arc::ptr_eq(&table, &self.table))
     }
 
+    /// Whether the values are of the key's types, so that one row is all that it can concern.
+    pub(crate) fn is_short(&self, parameters: &[Parameter]) -> bool {
+        match &self.action {
+            Action::Read(read) => read.is_short(parameters),
+            Action::Write(write) => write.is_fitting(parameters),
+        }
+    }
+
     /// What EXPLAIN says of it, if the statement reads and its values are of its columns' types. Nothing is read.
     pub(crate) fn explained(&self) -> Option<String> {
         let Action::Read(read) = &self.action else { return None };
         if !read.is_fitting(&[]) {
             return None;
         }
+        let (what, name) = (read.what(), &self.name);
         Some(match read.index(&self.table) {
-            None => format!("PointRead: {}, primary key", self.name),
-            Some(index) => format!("PointRead: {}, index {}", self.name, index.name),
+            None => format!("{what}: {name}, primary key"),
+            Some(index) => format!("{what}: {name}, index {}", index.name),
         })
     }
 
@@ -91,9 +105,10 @@ impl Direct {
         &self,
         transaction: &Transaction,
         parameters: &[Parameter],
+        interrupt: &Interrupt,
     ) -> Result<Option<RowStream>, SqlError> {
         match &self.action {
-            Action::Read(read) => read.rows(&self.table, transaction, parameters),
+            Action::Read(read) => read.rows(&self.table, transaction, parameters, interrupt),
             Action::Write(_) => Ok(None),
         }
     }

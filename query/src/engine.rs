@@ -24,14 +24,17 @@ use highwater_materializers::Materialized;
 use tokio::sync::watch;
 
 use crate::activity::{Activity, SessionsTable, StatementMeter};
+use crate::catalog::CatalogView;
 use crate::error::SqlError;
 use crate::feeds::FeedSelector;
 use crate::functions;
 use crate::indexes;
 use crate::literals::TypeTextLiterals;
 use crate::operators::{OperatorPlanner, TypeOperators};
+use crate::parameter::Parameter;
 use crate::prepared::{Prepared, PreparedTexts};
 use crate::providers::{CATALOG, StatementCatalog};
+use crate::results::{ResultMeter, Results, ResultsTable};
 use crate::rows::SpillRoom;
 use crate::session::Session;
 use crate::sqlstate;
@@ -52,6 +55,8 @@ pub struct EngineOptions {
     pub read_only: Option<&'static str>,
     /// A statement that takes so long, up to the last of its rows, is written to the program's log; `None`: none is.
     pub slow_statement: Option<Duration>,
+    /// Bytes of results that are kept for whoever asks the same while their tables have not changed; 0: none is.
+    pub result_cache_bytes: u64,
     /// The directory of files for what does not fit into memory, each there for as long as it is needed; `None`: the system's.
     pub spill_directory: Option<PathBuf>,
 }
@@ -61,9 +66,10 @@ impl Default for EngineOptions {
         Self {
             memory_bytes: 256 * 1024 * 1024,
             transaction_memory_bytes: 64 * 1024 * 1024,
-            batch_rows: 8192,
+            batch_rows: 2048,
             read_only: None,
             slow_statement: None,
+            result_cache_bytes: 0,
             spill_directory: None,
         }
     }
@@ -99,6 +105,7 @@ struct Shared {
     /// How whoever builds indexes is called.
     index_builder: OnceLock<Pauses>,
     prepared: PreparedTexts,
+    results: Option<Arc<Results>>,
     activity: Arc<Activity>,
     live_tables: Arc<LiveTables>,
 }
@@ -120,6 +127,8 @@ impl Engine {
         let live_tables = Arc::new(LiveTables::default());
         live_tables.put(Arc::new(SessionsTable(Arc::clone(&activity))));
         live_tables.put(Arc::new(MaterializersTable(folds.clone())));
+        let results = (options.result_cache_bytes > 0).then(|| Arc::new(Results::new(options.result_cache_bytes)));
+        live_tables.put(Arc::new(ResultsTable(results.clone())));
         Ok(Self {
             shared: Arc::new(Shared {
                 folds,
@@ -135,6 +144,7 @@ impl Engine {
                 holds: Arc::default(),
                 index_builder: OnceLock::new(),
                 prepared: PreparedTexts::new(),
+                results,
                 activity,
                 live_tables,
             }),
@@ -193,6 +203,25 @@ impl Engine {
     /// As [`crate::parse`]; `42601` unless the text is one statement.
     pub fn prepare(&self, sql: &str) -> Result<Prepared, SqlError> {
         self.shared.prepared.prepare(sql)
+    }
+
+    /// The results that are kept, if any are to be.
+    pub(crate) fn results(&self) -> Option<&Arc<Results>> {
+        self.shared.results.as_ref()
+    }
+
+    /// What became of queries whose results might be kept, and about how many bytes those take that are; `None`: none are to be.
+    #[must_use]
+    pub fn result_meter(&self) -> Option<(&ResultMeter, u64)> {
+        self.results().map(|results| (results.meter(), results.size().1))
+    }
+
+    /// Whether the statement of this text was prepared lately, concerns no more rows than it names, and computes for microseconds with
+    /// these values (a write then waits for its commit), in a session of its own: not worth another thread.
+    #[must_use]
+    pub fn is_short(&self, sql: &str, parameters: &[Parameter]) -> bool {
+        let catalog = CatalogView::new(Arc::clone(self.folds().catalog()), self.visible());
+        self.shared.prepared.is_short(sql, parameters, &catalog)
     }
 
     /// A session of its own, with settings of its own, in no transaction.
@@ -270,6 +299,11 @@ impl Engine {
     pub fn feed_selector(&self) -> Arc<dyn Selector> {
         // A feed outlives nobody's closing.
         Arc::new(FeedSelector(WeakEngine(Arc::downgrade(&self.shared))))
+    }
+
+    /// The time since some moment.
+    pub(crate) fn monotonic(&self) -> Duration {
+        self.shared.clock.monotonic()
     }
 
     /// The time of day, in microseconds since 1970.

@@ -65,6 +65,12 @@ impl RowSource {
         self.reads.as_ref().map_or(Ok(()), |reads| reads.note_catalog())
     }
 
+    /// How many rows a table has, roughly; what the transaction itself has written does not count.
+    pub(crate) fn approximate_rows(&self, table: &Table) -> usize {
+        // Whoever then reads them is told what is wrong.
+        self.pin.approximate_rows(table.schema().storage).unwrap_or(0)
+    }
+
     /// The row of this key.
     pub(crate) fn row(&self, table: &Table, key: &HeadKey) -> Result<Option<SeenRow>, SqlError> {
         let storage = table.schema().storage;
@@ -112,6 +118,20 @@ impl RowSource {
         Ok(SeenRow { bytes, written })
     }
 
+    /// The rows of a range of keys, falling, of a transaction that has not written to the table.
+    pub(crate) fn rows_backward(
+        &self,
+        table: &Arc<Table>,
+        range: &KeyRange,
+    ) -> Result<impl Iterator<Item = Result<(Bytes, SeenRow), SqlError>> + Send + use<>, SqlError> {
+        let (source, table, mut seeing) = (self.clone(), Arc::clone(table), Seeing::default());
+        let stored = self.pin.rows_backward(table.schema().storage, range)?;
+        Ok(stored.map(move |item| {
+            let (key, row) = item?;
+            Ok((key, seeing.row(&source, &table, row.bytes)?))
+        }))
+    }
+
     /// The rows of a range of keys, rising.
     pub(crate) fn rows(&self, table: &Arc<Table>, range: &KeyRange) -> Result<MergedRows, SqlError> {
         let storage = table.schema().storage;
@@ -138,7 +158,7 @@ impl RowSource {
             stored,
             next_stored: None,
             own: own.peekable(),
-            last_written: None,
+            seeing: Seeing::default(),
         })
     }
 }
@@ -154,8 +174,24 @@ pub(crate) struct MergedRows {
     stored: StoredRows,
     next_stored: Option<(Bytes, StoredRow)>,
     own: std::iter::Peekable<OwnRows>,
-    /// Rows of one version stand together mostly.
-    last_written: Option<Arc<Table>>,
+    seeing: Seeing,
+}
+
+/// The version of the last row that was seen: rows of one version stand together mostly.
+#[derive(Default)]
+struct Seeing(Option<Arc<Table>>);
+
+impl Seeing {
+    /// The row of these bytes.
+    fn row(&mut self, source: &RowSource, table: &Table, bytes: Bytes) -> Result<SeenRow, SqlError> {
+        let version = Row::schema_version(&bytes)?;
+        if let Some(written) = self.0.as_ref().filter(|table| table.schema().version == version) {
+            return Ok(SeenRow { bytes, written: Arc::clone(written) });
+        }
+        let seen = source.seen(table, bytes)?;
+        self.0 = Some(Arc::clone(&seen.written));
+        Ok(seen)
+    }
 }
 
 impl MergedRows {
@@ -173,7 +209,7 @@ impl MergedRows {
             };
             if !is_own_due {
                 let Some((key, row)) = self.next_stored.take() else { continue };
-                return Ok(Some((key, self.seen(row.bytes)?)));
+                return Ok(Some((key, self.seeing.row(&self.source, &self.table, row.bytes)?)));
             }
             let Some((key, after)) = self.own.next().transpose()? else { continue };
             if self.next_stored.as_ref().is_some_and(|(stored, _)| *stored == key) {
@@ -183,16 +219,6 @@ impl MergedRows {
                 return Ok(Some((key, row)));
             }
         }
-    }
-
-    fn seen(&mut self, bytes: Bytes) -> Result<SeenRow, SqlError> {
-        let version = Row::schema_version(&bytes)?;
-        if let Some(written) = self.last_written.as_ref().filter(|table| table.schema().version == version) {
-            return Ok(SeenRow { bytes, written: Arc::clone(written) });
-        }
-        let seen = self.source.seen(&self.table, bytes)?;
-        self.last_written = Some(Arc::clone(&seen.written));
-        Ok(seen)
     }
 }
 

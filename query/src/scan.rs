@@ -25,6 +25,7 @@ use crate::rows::{RowSource, SeenRow};
 use crate::types::{self, ColumnBuilder};
 use exec::ScanExec;
 use path::{Path, Rows};
+pub(crate) use ranges::{successor, under};
 
 /// The column that names a row's key, in scans that UPDATE and DELETE make.
 pub(crate) const KEY_COLUMN: &str = "hw_row_key";
@@ -50,6 +51,11 @@ impl TableScan {
         let mut fields: Vec<Field> = table.schema().columns.iter().map(types::column_field).collect();
         fields.push(Field::new(KEY_COLUMN, DataType::Binary, false));
         Self { schema: Arc::new(Schema::new(fields)), table, source, has_key_column: true }
+    }
+
+    /// The table.
+    pub(crate) const fn table(&self) -> &Arc<Table> {
+        &self.table
     }
 
     /// The leading key columns by which the scan's rows are sorted as SQL sorts them, by their places in the projection.

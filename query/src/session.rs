@@ -336,14 +336,19 @@ impl Session {
         };
         self.interrupt.check()?;
         let direct = request.direct(&transaction.catalog, self.settings.namespace());
-        let direct = direct.map(|direct| direct.read(transaction, request.parameters())).transpose()?.flatten();
+        let direct =
+            direct.map(|direct| direct.read(transaction, request.parameters(), &self.interrupt)).transpose()?.flatten();
         let rows = match direct {
             Some(rows) => rows,
             None => {
                 let Statement::Query(query) = request.into_bound()? else {
                     return Err(SqlError::internal("a query that is none"));
                 };
-                self.context(transaction.at()).query(transaction, *query, None).await?
+                let context = self.context(transaction.at());
+                match has_failed {
+                    None => context.query_once(transaction, *query).await?,
+                    Some(_) => context.query(transaction, *query, None).await?,
+                }
             }
         };
         Ok(match has_failed {
@@ -374,13 +379,15 @@ impl Session {
         if let Some(direct) = direct
             && let Some(mut text) = direct.explained()
         {
-            if analyze && let Some(rows) = direct.read(transaction, &[])? {
+            if analyze && let Some(rows) = direct.read(transaction, &[], &self.interrupt)? {
                 let count: usize = rows.collect().await?.iter().map(arrow::array::RecordBatch::num_rows).sum();
                 text.push_str(&format!(", metrics=[output_rows={count}]"));
             }
             return one_column("QUERY PLAN", text.lines(), transaction.at());
         }
+        let begun = self.engine.monotonic();
         let planned = self.context(transaction.at()).plan(transaction, *query, None)?;
+        let planned_at = self.engine.monotonic();
         let text = if analyze {
             let task = planned.state.task_ctx();
             // Its rows are counted by the plan, and not kept.
@@ -389,9 +396,11 @@ impl Session {
                 batch?;
             }
             let shown = datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(&*planned.physical);
-            shown.indent(verbose).to_string()
+            let [planning, execution] =
+                [planned_at - begun, self.engine.monotonic() - planned_at].map(|time| time.as_secs_f64() * 1e3);
+            format!("{}Planning Time: {planning:.3} ms\nExecution Time: {execution:.3} ms", shown.indent(verbose))
         } else {
-            displayable(&*planned.physical).indent(verbose).to_string()
+            displayable(&*planned.physical).set_show_statistics(verbose).indent(verbose).to_string()
         };
         one_column("QUERY PLAN", text.lines(), transaction.at())
     }

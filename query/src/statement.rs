@@ -150,6 +150,19 @@ impl StatementContext<'_> {
         self.named(stream, transaction.at())
     }
 
+    /// Runs a query outside of a transaction: its result may be there already, and may be kept for others.
+    pub(crate) async fn query_once(&self, transaction: &Transaction, query: Query) -> Result<RowStream, SqlError> {
+        let results = self.engine.results();
+        let key = results.and_then(|results| results.key(self.engine, &query, &self.facts.namespace));
+        let Some((results, key)) = results.zip(key) else { return self.query(transaction, query, None).await };
+        if let Some(rows) = results.get(&key, transaction)? {
+            return Ok(rows);
+        }
+        let planned = self.plan(transaction, query, None)?;
+        let stream = execute_stream(planned.physical, planned.state.task_ctx())?;
+        Ok(results.keeping(key, &planned.written, self.named(stream, transaction.at())?))
+    }
+
     /// Runs a query that we wrote ourselves, and gathers its rows.
     pub(crate) async fn collect(
         &self,
@@ -224,19 +237,19 @@ impl StatementContext<'_> {
             rewrite(&mut query, &self.facts, &|name| planner.aggregate_functions().contains_key(name))?;
             let statement = PlannerStatement::Statement(Box::new(Statement::Query(Box::new(query))));
             let planning = async {
-                let logical = planner.statement_to_plan(statement).await?;
-                if !is_query(&logical) {
+                let written = planner.statement_to_plan(statement).await?;
+                if !is_query(&written) {
                     return Err(SqlError::unsupported("a query that writes"));
                 }
-                let logical = planner.optimize(&logical)?;
+                let logical = planner.optimize(&written)?;
                 let physical = planner.query_planner().create_physical_plan(&logical, &planner).await?;
                 expansion::check_joins(&physical)?;
-                Ok((logical, interruptible(short_circuiting(physical)?, &self.interrupt)?))
+                Ok((written, logical, interruptible(short_circuiting(physical)?, &self.interrupt)?))
             };
-            let (logical, physical) =
+            let (written, logical, physical) =
                 // However much the task has done before: planning does not yield.
                 tokio::task::unconstrained(planning).now_or_never().ok_or_else(|| SqlError::internal("planning had to wait"))??;
-            Ok(Planned { logical, physical, state: planner.clone() })
+            Ok(Planned { written, logical, physical, state: planner.clone() })
         })
     }
 }
@@ -252,6 +265,9 @@ pub(crate) fn transaction_too_large(bytes: usize, max: usize) -> Result<(), SqlE
 
 /// A query, planned.
 pub(crate) struct Planned {
+    /// What the text says.
+    pub(crate) written: LogicalPlan,
+    /// The same, as it is carried out.
     pub(crate) logical: LogicalPlan,
     pub(crate) physical: Arc<dyn ExecutionPlan>,
     pub(crate) state: SessionState,

@@ -172,6 +172,6 @@ pub(crate) fn canonical_array(array: &ArrayRef, target: &DataType) -> Result<Arr
     Ok(cast_with_options(array, target, &CastOptions { safe: false, ..CastOptions::default() })?)
 }
 
-const UTC: &str = "+00:00";
+pub(crate) const UTC: &str = "+00:00";
 const MICROSECOND_DIGITS: u8 = 6;
 const PRECISION_MAX: u8 = 38;

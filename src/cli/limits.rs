@@ -38,6 +38,10 @@ pub(super) struct Limits {
     #[arg(long, default_value = "64MiB", env = "HIGHWATER__TRANSACTION_MEMORY_BYTES", value_parser = bytes)]
     transaction_memory_bytes: u64,
 
+    /// Bytes of results that are kept for whoever asks the same while their tables have not changed; 0: none.
+    #[arg(long, default_value = "0", env = "HIGHWATER__RESULT_CACHE_BYTES", value_parser = bytes)]
+    result_cache_bytes: u64,
+
     /// Write statements to the log of the program (standard error) that take so many milliseconds; 0: none.
     #[arg(long, default_value_t = 1_000, env = "HIGHWATER__SLOW_STATEMENT_MILLIS")]
     slow_statement_millis: u64,
@@ -93,6 +97,7 @@ impl Limits {
             queries: EngineOptions {
                 memory_bytes: size(self.query_memory_bytes),
                 transaction_memory_bytes: size(self.transaction_memory_bytes),
+                result_cache_bytes: self.result_cache_bytes,
                 slow_statement: (self.slow_statement_millis > 0)
                     .then_some(Duration::from_millis(self.slow_statement_millis)),
                 ..EngineOptions::default()

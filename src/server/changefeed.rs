@@ -7,23 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use highwater_changefeed::format::LineEncoder;
 use highwater_changefeed::{Batch, BatchKind, Cursor, Feed, FeedError, FeedOptions, FeedStatus, NamedFeed};
 use highwater_log::{LogId, Lsn};
 use highwater_materializers::FeedPosition;
 use highwater_proto::v1::changefeed_server::Changefeed;
 use highwater_proto::v1::subscribe_request::Request as Wanted;
 use highwater_proto::v1::{
-    Cursor as WireCursor, DropFeedRequest, DropFeedResponse, EventKind, FeedStatus as WireStatus, ListFeedsRequest,
-    ListFeedsResponse, SubscribeRequest, SubscribeResponse, SubscribeStart, TableSelection,
+    ArrowChanges as WireChanges, Cursor as WireCursor, DropFeedRequest, DropFeedResponse, EventKind,
+    FeedStatus as WireStatus, ListFeedsRequest, ListFeedsResponse, SubscribeRequest, SubscribeResponse, SubscribeStart,
+    TableSelection,
 };
-use highwater_query::{SqlError, sqlstate};
+use highwater_query::{ArrowChanges, SqlError, sqlstate};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::error::{failed, status};
 use super::health::{Health, Subscribed};
 use crate::Database;
+use crate::told::{TellingEncoder, Told};
 
 pub(super) struct ChangefeedService {
     database: Arc<Database>,
@@ -99,14 +100,14 @@ enum Next {
 }
 
 impl Reader {
-    async fn next(&mut self, lines: &mut dyn LineEncoder, bytes_target: usize) -> Result<Next, FeedError> {
+    async fn next(&mut self, encoder: &mut TellingEncoder, bytes_target: usize) -> Result<Next, FeedError> {
         match self {
-            Self::Nameless(feed) => feed.next(lines, bytes_target).await.map(Next::Batch),
+            Self::Nameless(feed) => feed.next(encoder, bytes_target).await.map(Next::Batch),
             Self::Named { feed, durable, log } => tokio::select! {
                 biased;
                 // Now and then; there may always be another batch.
                 cursor = moved(durable, *log) => cursor.map(Next::Durable),
-                batch = feed.next(lines, bytes_target) => batch.map(Next::Batch),
+                batch = feed.next(encoder, bytes_target) => batch.map(Next::Batch),
             },
         }
     }
@@ -143,7 +144,7 @@ async fn moved(durable: &mut watch::Receiver<Option<FeedPosition>>, log: LogId) 
 /// One subscription.
 struct Subscription {
     reader: Reader,
-    lines: Box<dyn LineEncoder>,
+    encoder: TellingEncoder,
     /// Bytes that may still be sent; `None`: the transport alone bounds it. Below zero when a batch was larger.
     credit: Option<i64>,
     requests: Streaming<SubscribeRequest>,
@@ -175,17 +176,17 @@ impl Subscription {
                 }
                 next = async {
                     match has_credit {
-                        true => self.reader.next(&mut *self.lines, room.min(BATCH_BYTES_TARGET)).await,
+                        true => self.reader.next(&mut self.encoder, room.min(BATCH_BYTES_TARGET)).await,
                         false => self.reader.durable().await.map(Next::Durable),
                     }
                 } => {
                     match next.map_err(|error| status(&SqlError::from(error)))? {
                         Next::Batch(batch) => {
-                            let text = self.lines.take();
+                            let told = self.encoder.take().map_err(|error| status(&error))?;
                             if let Some(credit) = &mut self.credit {
-                                *credit = credit.saturating_sub_unsigned(text.len() as u64);
+                                *credit = credit.saturating_sub_unsigned(told.byte_len() as u64);
                             }
-                            return Ok(Some(response(batch, text)));
+                            return Ok(Some(response(batch, told)));
                         }
                         Next::Durable(cursor) => return Ok(Some(acknowledged(cursor))),
                     }
@@ -229,11 +230,12 @@ impl Changefeed for ChangefeedService {
                 Some(Wanted::Start(start)) => start,
                 _ => return Err(invalid("the first message says where to start")),
             };
-            let envelope = request::envelope(&start)?;
+            let encoder = TellingEncoder::new(request::envelope(&start)?, request::format(&start)?);
+            let encoder = encoder.map_err(|error| status(&error))?;
             let reader = self.open(&start).await?;
-            Ok((reader, envelope, start.credit_bytes))
+            Ok((reader, encoder, start.credit_bytes))
         };
-        let (reader, envelope, credit_bytes) = tokio::select! {
+        let (reader, encoder, credit_bytes) = tokio::select! {
             biased;
             () = stopped(&mut stopping) => {
                 return Err(failed(sqlstate::CANNOT_CONNECT_NOW, "the server is stopping"));
@@ -242,7 +244,7 @@ impl Changefeed for ChangefeedService {
         };
         let subscription = Subscription {
             reader,
-            lines: envelope.encoder(),
+            encoder,
             credit: credit_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
             requests,
             is_half_closed: false,
@@ -296,13 +298,17 @@ fn listed(feed: FeedStatus, log: LogId) -> WireStatus {
     }
 }
 
-fn response(batch: Batch, lines: String) -> SubscribeResponse {
+fn response(batch: Batch, told: Told) -> SubscribeResponse {
     let kind = match batch.kind {
         BatchKind::Schema => EventKind::Schema,
         BatchKind::Snapshot => EventKind::Snapshot,
         BatchKind::Changes => EventKind::Changes,
         BatchKind::Ready => EventKind::Ready,
         BatchKind::Progress => EventKind::Progress,
+    };
+    let (lines, arrow) = match told {
+        Told::Lines(lines) => (lines, Vec::new()),
+        Told::Arrow(changes) => (String::new(), changes.into_iter().map(arrow_changes).collect()),
     };
     let line_count = lines.bytes().filter(|byte| *byte == b'\n').count();
     SubscribeResponse {
@@ -312,7 +318,13 @@ fn response(batch: Batch, lines: String) -> SubscribeResponse {
         line_count: u32::try_from(line_count).unwrap_or(u32::MAX),
         ends_commit: batch.ends_commit,
         acknowledged: None,
+        arrow,
     }
+}
+
+fn arrow_changes(changes: ArrowChanges) -> WireChanges {
+    let ArrowChanges { table, stream, rows, is_dropped } = changes;
+    WireChanges { table, stream, row_count: u32::try_from(rows).unwrap_or(u32::MAX), is_dropped }
 }
 
 fn acknowledged(cursor: Cursor) -> SubscribeResponse {
@@ -323,6 +335,7 @@ fn acknowledged(cursor: Cursor) -> SubscribeResponse {
         line_count: 0,
         ends_commit: false,
         acknowledged: Some(wire_cursor(cursor)),
+        arrow: Vec::new(),
     }
 }
 

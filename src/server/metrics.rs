@@ -101,6 +101,20 @@ fn statements(page: &mut Page<'_>, database: &Database) -> fmt::Result {
     page.counter("slow_statements", "Statements that took longer than slow_statement_millis", meter.slow.value())?;
     let errors: Vec<_> = meter.errors().into_iter().map(|(code, count)| (code.to_owned(), count)).collect();
     page.counters("statement_errors", "Statements that failed", "sqlstate", &errors)?;
+    if let Some((meter, bytes)) = database.engine().result_meter() {
+        page.counter("result_cache_hits", "Queries that a kept result answered", meter.hits.value())?;
+        page.counter(
+            "result_cache_misses",
+            "Queries that were computed whose result may be kept",
+            meter.misses.value(),
+        )?;
+        page.counter(
+            "result_cache_stale",
+            "Kept results that did not hold any more when asked for",
+            meter.stale.value(),
+        )?;
+        page.gauge("result_cache_bytes", "What kept results take", bytes)?;
+    }
     page.gauge(
         "query_memory_bytes",
         "What sorts, joins and aggregates hold",

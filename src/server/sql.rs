@@ -1,10 +1,9 @@
 //! gRPC's `Sql`: statements, sessions, transactions.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{Stream, StreamExt};
 use highwater_log::commit::{ProducerId, ProducerSequence};
 use highwater_proto::v1::execute_response::Answer;
 use highwater_proto::v1::sql_server::Sql;
@@ -16,13 +15,13 @@ use highwater_proto::v1::{
 use highwater_query::{
     Done, Interrupt, Outcome, Parameter, Prepared, RowStream, Session, SqlError, Statements, sqlstate,
 };
+use prost::Message;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::error::{failed, status};
+use super::call::{Answers, Call};
+use super::error::status;
 use super::results::ResultEncoder;
 use super::sessions::{Held, Sessions};
 use crate::Database;
@@ -31,7 +30,7 @@ use crate::Database;
 pub(super) struct SqlService {
     database: Arc<Database>,
     sessions: Arc<Sessions>,
-    /// Where statements run: a query that computes for long takes no thread from connections, feeds and probes.
+    /// Where statements run that are not short: a query that computes for long takes no thread from connections, feeds and probes.
     threads: Handle,
     stopping: watch::Receiver<bool>,
 }
@@ -51,8 +50,6 @@ impl Borrowed {
     }
 }
 
-type Answers = mpsc::Sender<ExecuteResponse>;
-
 /// What a call asks for: statements, or one with values for its parameters.
 enum Asked {
     Parsed(Statements),
@@ -60,11 +57,10 @@ enum Asked {
 }
 
 impl Asked {
-    fn of(session: &mut Session, sql: &str, parameters: Vec<Value>) -> Result<Self, SqlError> {
+    fn of(session: &mut Session, sql: &str, parameters: Vec<Parameter>) -> Result<Self, SqlError> {
         if parameters.is_empty() {
             return session.parse(sql).map(Self::Parsed);
         }
-        let parameters = parameters.into_iter().map(parameter).collect();
         Ok(Self::Prepared(session.prepare(sql)?, parameters))
     }
 
@@ -109,7 +105,13 @@ impl SqlService {
     }
 
     /// Runs a call's statements, giving its answers one after another.
-    async fn run(self, request: ExecuteRequest, interrupt: Interrupt, answers: Answers) -> Result<(), SqlError> {
+    async fn run(
+        self,
+        request: ExecuteRequest,
+        parameters: Vec<Parameter>,
+        interrupt: Interrupt,
+        answers: Answers,
+    ) -> Result<(), SqlError> {
         self.check_stopping()?;
         let format = Format::try_from(request.format).map_err(|_| invalid("the format is none that there is"))?;
         let mut borrowed = match request.session.as_str() {
@@ -124,7 +126,7 @@ impl SqlService {
             return Err(invalid("a numbered write is acknowledged when it is synced"));
         }
         set_durability(session, durability)?;
-        let statements = Asked::of(session, &request.sql, request.parameters)?;
+        let statements = Asked::of(session, &request.sql, parameters)?;
         let Some(number) = request.number else {
             match statements {
                 Asked::Parsed(statements) => {
@@ -239,52 +241,25 @@ async fn send_rows(mut rows: RowStream, format: Format, answers: &Answers) -> Re
     Ok(Completion { tag: format!("SELECT {count}"), rows: Some(count), ..Completion::default() })
 }
 
-/// The answers of a call, and its error at their end. The work waits until the answer before is read, and ends when the answers are
-/// dropped.
-fn answers<F>(
-    threads: Handle,
-    work: impl FnOnce(Interrupt, Answers) -> F,
-) -> impl Stream<Item = Result<ExecuteResponse, Status>>
-where
-    F: Future<Output = Result<(), SqlError>> + Send + 'static,
-{
-    let (sender, receiver) = mpsc::channel(1);
-    let interrupt = Interrupt::default();
-    let mut work = Ending { task: threads.spawn(work(interrupt.clone(), sender)), interrupt };
-    let ended = async move {
-        match (&mut work.task).await {
-            Ok(outcome) => outcome.err().map(|error| Err(status(&error))),
-            Err(error) => Some(Err(failed(sqlstate::INTERNAL_ERROR, format!("the statement was given up: {error}")))),
-        }
-    };
-    let ended = ended.into_stream().filter_map(futures::future::ready);
-    // What was sent comes before how it ended.
-    ReceiverStream::new(receiver).map(Ok).chain(ended)
-}
-
-/// Work that ends with whoever asked for it.
-struct Ending {
-    task: JoinHandle<Result<(), SqlError>>,
-    interrupt: Interrupt,
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        // A task ends where it gives way, a query that computes where it looks.
-        self.interrupt.raise();
-        self.task.abort();
-    }
-}
-
 #[tonic::async_trait]
 impl Sql for SqlService {
     type ExecuteStream = Pin<Box<dyn Stream<Item = Result<ExecuteResponse, Status>> + Send>>;
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<Self::ExecuteStream>, Status> {
-        let (service, request) = (self.clone(), request.into_inner());
-        Ok(Response::new(Box::pin(answers(self.threads.clone(), |interrupt, sender| {
-            service.run(request, interrupt, sender)
-        }))))
+        let (service, mut request) = (self.clone(), request.into_inner());
+        let is_small = request.encoded_len() <= SHORT_BYTES_MAX;
+        let parameters: Vec<_> = std::mem::take(&mut request.parameters).into_iter().map(parameter).collect();
+        // What a session has set or written may make another statement of it.
+        let is_own = request.session.is_empty();
+        let is_short = is_small && is_own && self.database.engine().is_short(&request.sql, &parameters);
+        let run = |interrupt, answers| service.run(request, parameters, interrupt, answers);
+        if !is_short {
+            return Ok(Response::new(Box::pin(Call::elsewhere(&self.threads, run))));
+        }
+        let mut call = Call::here(run);
+        // Before anything of the answer goes out: all of it then goes together.
+        let first = call.next().await;
+        Ok(Response::new(Box::pin(futures::stream::iter(first).chain(call))))
     }
 
     async fn open_session(
@@ -374,3 +349,6 @@ fn write_number(number: &WriteNumber) -> Result<ProducerSequence, SqlError> {
 fn invalid(message: &'static str) -> SqlError {
     SqlError::new(sqlstate::INVALID_PARAMETER_VALUE, message)
 }
+
+/// A call of more bytes goes to the threads of statements.
+const SHORT_BYTES_MAX: usize = 16 * 1024;

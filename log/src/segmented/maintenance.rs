@@ -94,6 +94,10 @@ fn maintain_until(shared: &Shared, is_stopping: &AtomicBool) {
             Err(_) => Some(RETRY_AFTER),
             Ok(()) => (!shared.has_told_all()).then_some(MARK_AFTER_IDLE),
         };
+        if limit.is_some() {
+            // It looks again by itself: being woken for each commit would cost that as much as its sync.
+            shared.bell.is_idle.store(false, Ordering::Release);
+        }
         shared.bell.wait(limit);
         shared.bell.is_idle.store(false, Ordering::Release);
     }

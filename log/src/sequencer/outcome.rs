@@ -40,6 +40,8 @@ pub struct Accepted {
     /// What is ordered behind it stands only if it does.
     pub chain: Chain,
     pub(super) verdict: Arc<Verdict>,
+    /// Whoever had it ordered commits it.
+    pub(super) is_left_to_caller: bool,
 }
 
 /// A run of ordered commits none of which was taken back, and how much of it the one who follows it has seen.

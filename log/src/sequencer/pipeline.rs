@@ -1,13 +1,14 @@
 //! The commit pipeline: append, sync, apply, show, reply, one group after the other.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::keeper::Applier;
 use super::outcome::CommitError;
 use super::verdict::GroupEnd;
-use super::{Pending, Shared, State};
+use super::{CALLER_GROUP_MAX, Pending, Shared, State};
 use crate::commit::{CommitBody, EncodedCommit, Group};
 use crate::error::LogError;
 use crate::position::Lsn;
@@ -30,14 +31,20 @@ impl Pipeline {
             }
             state.take_group()
         };
-        let count = pending.len();
+        let (count, begun) = (pending.len(), self.shared.clock.monotonic());
         let accepted: Vec<_> = pending.iter().map(|pending| pending.accepted_at).collect();
         let changes: u64 = pending.iter().map(|pending| pending.commit.header().change_count).sum();
         let end = self.commit_group(pending);
         let is_durable = matches!(end, GroupEnd::Durable { .. });
+        let now = self.shared.clock.monotonic();
+        let is_quick = now.saturating_sub(begun) <= CALLER_GROUP_MAX;
+        {
+            let mut state = self.shared.state();
+            state.is_quiet = count == 1 && is_durable && is_quick && state.pending.is_empty();
+        }
         teller.tell(end);
         if is_durable {
-            let (meter, now) = (&self.shared.meter, self.shared.clock.monotonic());
+            let meter = &self.shared.meter;
             meter.commits.add(count as u64);
             meter.changes.add(changes);
             meter.group_commits.note(count as u64);
@@ -191,10 +198,12 @@ impl CommitThread {
         Ok(Self { shared, pipeline, thread: Some(thread) })
     }
 
-    /// Commits what is pending on the calling thread, unless somebody is at it: whoever is looks again when he is done.
+    /// Commits what is pending on the calling thread, unless somebody is at it: whoever is looks again when he is done. After a panic,
+    /// what becomes of a commit is told as by the thread.
     pub(super) fn drive(&self) {
         let Ok(pipeline) = self.pipeline.try_lock() else { return };
-        commit_with(pipeline);
+        // It was printed where it happened, and poisons the sequencer.
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| commit_with(pipeline)));
         if self.shared.state().is_sync_wanted {
             self.shared.wake.notify_one();
         }

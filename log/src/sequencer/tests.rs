@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::thread::ThreadId;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -8,7 +9,7 @@ use super::*;
 use crate::commit::{Change, Group, ProducerId, ProducerSequence};
 use crate::commit_log::LogReader;
 use crate::env::SystemClock;
-use crate::env::simulated::Random;
+use crate::env::simulated::{Random, SimulatedClock};
 use crate::error::NotWritten;
 use crate::memory::MemoryLog;
 use crate::position::{Epoch, LogId, TableId};
@@ -473,16 +474,47 @@ fn a_panic_while_applying_leaves_nobody_waiting() {
         let applier = Box::new(PanickingRows);
         let clock = Arc::new(SystemClock::new());
         let sequencer = Sequencer::start(log, rows, applier, clock, SequencerOptions::default()).unwrap();
-        if is_blocking {
-            let sequencer = sequencer.clone();
-            std::thread::spawn(move || sequencer.commit_blocking(put("a"))).join().unwrap_err();
-        } else {
-            assert!(matches!(block_on(sequencer.commit(put("a"))), Err(CommitError::Unknown { .. })));
-        }
+        let told = if is_blocking { sequencer.commit_blocking(put("a")) } else { block_on(sequencer.commit(put("a"))) };
+        assert!(matches!(told, Err(CommitError::Unknown { .. })), "{told:?}");
         let later = sequencer.commit_blocking(put("b"));
         // It may be accepted while the panic is still on its way.
         assert!(matches!(later, Err(CommitError::Stopped { .. } | CommitError::NotCommitted { .. })), "{later:?}");
     }
+}
+
+/// Rows that note which thread folds them.
+struct NotingRows(Arc<Rows>, Arc<Mutex<Vec<ThreadId>>>);
+
+impl Applier for NotingRows {
+    fn apply(&mut self, commits: &[CommitBody]) -> Result<(), KeeperError> {
+        self.1.lock().unwrap().push(std::thread::current().id());
+        Arc::clone(&self.0).apply(commits)
+    }
+}
+
+#[test]
+fn who_has_been_alone_commits_small_sets_on_his_own_thread() {
+    let (rows, threads) = (Arc::new(Rows::default()), Arc::new(Mutex::new(Vec::new())));
+    let log = Arc::new(MemoryLog::new(LogId::from_bytes([1; 16])));
+    let applier = Box::new(NotingRows(Arc::clone(&rows), Arc::clone(&threads)));
+    // A clock that stands still: every group is quickly done.
+    let clock = Arc::new(SimulatedClock::default());
+    let sequencer = Sequencer::start(log, rows, applier, clock, SequencerOptions::default()).unwrap();
+    let own = std::thread::current().id();
+    let is_last_mine = || threads.lock().unwrap().last() == Some(&own);
+    block_on(sequencer.commit(put("first"))).unwrap();
+    assert!(!is_last_mine(), "nothing was known of how long it takes");
+    // The thread may still be about to let go of what it has just committed with.
+    let mine = (0..10_000).find(|at| {
+        block_on(sequencer.commit(put(&format!("{at}")))).unwrap();
+        is_last_mine()
+    });
+    assert!(mine.is_some());
+    let mut large = put("d");
+    let Change::Insert { after, .. } = &mut large.changes[0] else { panic!("an insert") };
+    *after = [&after[..], &vec![0; CALLER_BYTES_MAX]].concat().into();
+    block_on(sequencer.commit(large)).unwrap();
+    assert!(!is_last_mine());
 }
 
 #[test]

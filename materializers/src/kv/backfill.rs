@@ -18,7 +18,7 @@ use highwater_log::sequencer::KeyRange;
 use highwater_log::{Change, Commit, Lsn};
 
 use super::checkpoint::Checkpoint;
-use super::tree::{Staleness, Tree};
+use super::tree::{Direction, Staleness, Tree};
 use super::{ENTRY_OVERHEAD_BYTES, Kv, ReadPin, StoredRow, value};
 use crate::catalog::Catalog;
 use crate::error::FoldError;
@@ -130,7 +130,7 @@ impl ReadPin {
         }
         let Some(tree) = self.kv.tree(index.storage, self.generation)? else { return Ok(None) };
         let Some(base) = tree.base() else { return Ok(None) };
-        for item in tree.own(&KeyRange::all(), self.at) {
+        for item in tree.own(&KeyRange::all(), self.at, Direction::Forward) {
             let (place, _) = item?;
             let gathered = base.read(&place, filled.at)?.map(StoredRow::decode).transpose()?;
             let is_same = |written: &Bytes| -> Result<bool, FoldError> {
@@ -203,7 +203,7 @@ impl Kv {
         self.trees.write().unwrap_or_else(PoisonError::into_inner).by_storage.remove(&storage);
         let mut filler = Filler::new(self.empty_tree(storage)?, table, index, at);
         if let Some(rows) = self.tree(table.schema().storage, self.generation())? {
-            for item in rows.scan(&KeyRange::all(), at) {
+            for item in rows.scan(&KeyRange::all(), at, Direction::Forward) {
                 let (key, value) = item?;
                 filler.put(&self.catalog, &key, &StoredRow::decode(value)?)?;
                 filler.flush_above(self.options.memtable_bytes)?;
@@ -326,7 +326,7 @@ fn version_of(catalog: &Catalog, table: &Table, row: &StoredRow, lsn: Lsn) -> Re
 
 fn count(tree: &Tree, at: Lsn) -> Result<u64, FoldError> {
     let mut count = 0;
-    for item in tree.own(&KeyRange::all(), at) {
+    for item in tree.own(&KeyRange::all(), at, Direction::Forward) {
         item?;
         count += 1;
     }

@@ -9,6 +9,7 @@ use highwater_log::sequencer::{KeyRange, RecentSequences};
 
 use super::fold::{ImageFold, Write};
 use super::pin::ReadPin;
+use super::tree::Direction;
 use super::{ENTRY_OVERHEAD_BYTES, Kv, SYSTEM_STORAGE, storage_error, tree, value};
 use crate::error::FoldError;
 
@@ -25,7 +26,7 @@ impl ReadPin {
         }
         let Some(system) = self.kv.tree(SYSTEM_STORAGE, self.generation)? else { return Ok(()) };
         // Positions stand before producers.
-        for item in system.scan(&KeyRange::default(), self.at) {
+        for item in system.scan(&KeyRange::default(), self.at, Direction::Forward) {
             let (key, value) = item?;
             let (written_at, content) = value::split(&value)?;
             match key.split_first() {

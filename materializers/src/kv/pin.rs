@@ -8,6 +8,7 @@ use highwater_log::position::StorageId;
 use highwater_log::sequencer::KeyRange;
 
 use super::history::Purpose;
+use super::tree::Direction;
 use super::{Kv, StoredRow};
 use crate::error::FoldError;
 
@@ -51,6 +52,30 @@ impl ReadPin {
         Ok(self.kv.tree(storage, self.generation)?.map_or(0, |tree| tree.approximate_len()))
     }
 
+    /// An LSN behind which nothing was written in a storage, up to that of the pin; it lies above the pin's where something was written
+    /// since, and is that of the history's beginning where that is later than the last write.
+    ///
+    /// # Errors
+    /// [`FoldError::Reopened`] when the rows were mended since the pin was taken.
+    pub fn unwritten_from(&self, storage: StorageId) -> Result<Lsn, FoldError> {
+        let written = self.kv.tree(storage, self.generation)?.and_then(|tree| tree.last_written());
+        // Merges forget deletions of before, and with them what the tree says of its newest.
+        let horizon = self.kv.horizon();
+        // Opened anew meanwhile, they begin with another one.
+        if self.kv.generation() != self.generation {
+            return Err(FoldError::Reopened);
+        }
+        Ok(written.unwrap_or(Lsn::ORIGIN).max(horizon))
+    }
+
+    /// How many rows, or index entries, there are, roughly.
+    ///
+    /// # Errors
+    /// [`FoldError::Reopened`] when the rows were mended since the pin was taken.
+    pub fn approximate_rows(&self, storage: StorageId) -> Result<usize, FoldError> {
+        Ok(self.kv.tree(storage, self.generation)?.map_or(0, |tree| tree.approximate_rows()))
+    }
+
     /// The rows, or index entries, of a range of keys, rising.
     ///
     /// # Errors
@@ -61,7 +86,28 @@ impl ReadPin {
         storage: StorageId,
         range: &KeyRange,
     ) -> Result<impl Iterator<Item = Result<(Bytes, StoredRow), FoldError>> + Send + use<>, FoldError> {
-        let items = self.kv.tree(storage, self.generation)?.map(|tree| tree.scan(range, self.at));
+        self.found(storage, range, Direction::Forward)
+    }
+
+    /// As [`ReadPin::rows`], falling.
+    ///
+    /// # Errors
+    /// As [`ReadPin::rows`].
+    pub fn rows_backward(
+        &self,
+        storage: StorageId,
+        range: &KeyRange,
+    ) -> Result<impl Iterator<Item = Result<(Bytes, StoredRow), FoldError>> + Send + use<>, FoldError> {
+        self.found(storage, range, Direction::Backward)
+    }
+
+    fn found(
+        &self,
+        storage: StorageId,
+        range: &KeyRange,
+        direction: Direction,
+    ) -> Result<impl Iterator<Item = Result<(Bytes, StoredRow), FoldError>> + Send + use<>, FoldError> {
+        let items = self.kv.tree(storage, self.generation)?.map(|tree| tree.scan(range, self.at, direction));
         self.check_held()?;
         let (kv, at) = (Arc::clone(&self.kv), self.at);
         let mut has_failed = false;

@@ -18,6 +18,7 @@ use highwater_log::Lsn;
 use highwater_log::position::StorageId;
 use highwater_log::sequencer::KeyRange;
 use lsm_tree::compaction::Leveled;
+use lsm_tree::config::{HashRatioPolicy, RestartIntervalPolicy};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, SequenceNumberCounter, Slice};
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,8 @@ impl Tree {
         let reclaim = Arc::<Reclaim>::default();
         let config = Config::new(path, counter.clone(), SequenceNumberCounter::default())
             .use_cache(Arc::clone(cache))
+            .data_block_restart_interval_policy(RestartIntervalPolicy::all(RESTART_INTERVAL))
+            .data_block_hash_ratio_policy(HashRatioPolicy::all(HASH_RATIO))
             .with_compaction_filter_factory(Some(Arc::new(Filters(Arc::clone(&reclaim)))));
         let tree = config.open().map_err(failed)?;
         let persisted = tree.get_highest_persisted_seqno().map(Lsn::new);
@@ -125,6 +128,11 @@ impl Tree {
         }
     }
 
+    /// The highest LSN of what it has, in memory and in files.
+    pub(super) fn last_written(&self) -> Option<Lsn> {
+        self.tree.get_highest_seqno().map(Lsn::new)
+    }
+
     /// Counts versions as stale, in the commit that makes them so.
     pub(super) fn note_stale(&self, versions: u64) {
         self.stale.fetch_add(versions, MemoryOrdering::Relaxed);
@@ -175,30 +183,34 @@ impl Tree {
         Ok(Some((known, value)))
     }
 
-    /// The keys of a range as of `at`, rising, with their values; those that are gone are not among them.
-    pub(super) fn scan(&self, range: &KeyRange, at: Lsn) -> Pairs {
-        let own = self.own(range, at);
+    /// The keys of a range as of `at`, in this direction, with their values; those that are gone are not among them.
+    pub(super) fn scan(&self, range: &KeyRange, at: Lsn, direction: Direction) -> Pairs {
+        let own = self.own(range, at, direction);
         let all = match self.base() {
             None => own,
             Some(base) => {
-                let (own, base) = (own.peekable(), base.own(range, at).peekable());
-                Box::new(Overlaid { own, base })
+                let (own, base) = (own.peekable(), base.own(range, at, direction).peekable());
+                Box::new(Overlaid { own, base, direction })
             }
         };
         Box::new(all.filter(|pair| !pair.as_ref().is_ok_and(|(_, value)| value::is_gone(value))))
     }
 
-    /// What the tree itself knows of the keys of a range as of `at`, rising; those that are gone are among them.
-    pub(super) fn own(&self, range: &KeyRange, at: Lsn) -> Pairs {
+    /// What the tree itself knows of the keys of a range as of `at`, in this direction; those that are gone are among them.
+    pub(super) fn own(&self, range: &KeyRange, at: Lsn, direction: Direction) -> Pairs {
         if range.end.as_ref().is_some_and(|end| *end <= range.start) {
             return Box::new(std::iter::empty());
         }
         let end = range.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
         let mut items = self.tree.range::<Bytes, _>((Bound::Included(range.start.clone()), end), bound(at), None);
+        let mut next = move || match direction {
+            Direction::Forward => items.next(),
+            Direction::Backward => items.next_back(),
+        };
         let mut has_failed = false;
         // Behind an error the tree's iterator answers with the same one for ever: it ends there.
         let pairs = std::iter::from_fn(move || {
-            let item = items.next().filter(|_| !has_failed)?;
+            let item = next().filter(|_| !has_failed)?;
             let pair = item.into_inner().map(|(key, value)| (Bytes::from(key), Bytes::from(value))).map_err(failed);
             has_failed = pair.is_err();
             Some(pair)
@@ -209,6 +221,12 @@ impl Tree {
     /// How many versions there are, roughly.
     pub(super) fn approximate_len(&self) -> usize {
         self.tree.approximate_len()
+    }
+
+    /// How many keys it has, roughly.
+    pub(super) fn approximate_rows(&self) -> usize {
+        let stale = usize::try_from(self.stale.load(MemoryOrdering::Relaxed)).unwrap_or(usize::MAX);
+        self.approximate_len().saturating_sub(stale)
     }
 
     /// Bytes of its files.
@@ -316,13 +334,23 @@ impl Tree {
     }
 }
 
-/// Keys with values, rising; an error is the last.
+/// Which way a scan goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// Keys rise.
+    Forward,
+    /// Keys fall.
+    Backward,
+}
+
+/// Keys with values, in the order of the scan; an error is the last.
 pub(super) type Pairs = Box<dyn Iterator<Item = Result<(Bytes, Bytes), FoldError>> + Send>;
 
 /// A tree over another: of a key that both know, the upper one's word counts.
 struct Overlaid {
     own: Peekable<Pairs>,
     base: Peekable<Pairs>,
+    direction: Direction,
 }
 
 impl Iterator for Overlaid {
@@ -330,7 +358,10 @@ impl Iterator for Overlaid {
 
     fn next(&mut self) -> Option<Self::Item> {
         let order = match (self.own.peek(), self.base.peek()) {
-            (Some(Ok((own, _))), Some(Ok((base, _)))) => own.cmp(base),
+            (Some(Ok((own, _))), Some(Ok((base, _)))) => match self.direction {
+                Direction::Forward => own.cmp(base),
+                Direction::Backward => base.cmp(own),
+            },
             // An error first.
             (Some(Err(_)), _) | (_, None) => Ordering::Less,
             (None, _) | (_, Some(Err(_))) => Ordering::Greater,
@@ -366,6 +397,11 @@ pub(super) fn flush_dirty<'a>(trees: impl Iterator<Item = &'a Tree>) -> Result<(
     })
 }
 
+/// Of the keys of a block so many stand one behind the other of which only the first is written in full. Few: a row is found by going
+/// through them, and keys are short beside rows.
+const RESTART_INTERVAL: u8 = 4;
+/// Entries of a block's hash table for each of its keys.
+const HASH_RATIO: f32 = 0.75;
 /// The tree's bounds are exclusive.
 fn bound(at: Lsn) -> u64 {
     at.next().value()

@@ -1,9 +1,9 @@
 //! Which statements have the shape: looked at as they are written, before anything is known of their table.
 
 use datafusion::sql::sqlparser::ast::{
-    Assignment, AssignmentTarget, BinaryOperator, Delete, Expr, FromTable, GroupByExpr, Ident, Insert, ObjectName,
-    Query, Select, SelectFlavor, SelectItem, SetExpr, Statement, TableFactor, TableObject, TableWithJoins, Update,
-    Values, WildcardAdditionalOptions,
+    Assignment, AssignmentTarget, BinaryOperator, Delete, Expr, FromTable, GroupByExpr, Ident, Insert, LimitClause,
+    ObjectName, OrderBy, OrderByExpr, OrderByKind, OrderByOptions, Query, Select, SelectFlavor, SelectItem, SetExpr,
+    Statement, TableFactor, TableObject, TableWithJoins, Update, Values, WildcardAdditionalOptions,
 };
 
 use crate::catalog::QualifiedName;
@@ -19,10 +19,85 @@ pub(super) struct Shape<'a> {
 }
 
 pub(super) enum Verb<'a> {
-    Select { items: &'a [SelectItem], equals: Vec<(&'a Expr, &'a Expr)> },
-    Insert { columns: &'a [ObjectName], rows: &'a Values },
-    Update { assignments: Vec<(&'a ObjectName, &'a Expr)>, equals: Vec<(&'a Expr, &'a Expr)> },
-    Delete { equals: Vec<(&'a Expr, &'a Expr)> },
+    Select {
+        items: &'a [SelectItem],
+        conditions: Vec<Condition<'a>>,
+        order: Vec<Ordering<'a>>,
+        limit: Option<&'a Expr>,
+    },
+    Insert {
+        columns: &'a [ObjectName],
+        rows: &'a Values,
+    },
+    Update {
+        assignments: Vec<(&'a ObjectName, &'a Expr)>,
+        equals: Vec<(&'a Expr, &'a Expr)>,
+    },
+    Delete {
+        equals: Vec<(&'a Expr, &'a Expr)>,
+    },
+}
+
+/// A comparison that must hold.
+pub(super) struct Condition<'a> {
+    pub(super) left: &'a Expr,
+    pub(super) comparison: Comparison,
+    pub(super) right: &'a Expr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Comparison {
+    Equal,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl Comparison {
+    const fn of(op: &BinaryOperator) -> Option<Self> {
+        match op {
+            BinaryOperator::Eq => Some(Self::Equal),
+            BinaryOperator::Lt => Some(Self::Less),
+            BinaryOperator::LtEq => Some(Self::LessOrEqual),
+            BinaryOperator::Gt => Some(Self::Greater),
+            BinaryOperator::GtEq => Some(Self::GreaterOrEqual),
+            _ => None,
+        }
+    }
+
+    /// The same with its sides exchanged.
+    pub(super) const fn swapped(self) -> Self {
+        match self {
+            Self::Equal => Self::Equal,
+            Self::Less => Self::Greater,
+            Self::LessOrEqual => Self::GreaterOrEqual,
+            Self::Greater => Self::Less,
+            Self::GreaterOrEqual => Self::LessOrEqual,
+        }
+    }
+
+    /// Whether the right side is a lower bound of the left one.
+    pub(super) const fn is_lower(self) -> bool {
+        matches!(self, Self::Greater | Self::GreaterOrEqual)
+    }
+
+    /// Whether it holds of equals.
+    pub(super) const fn is_inclusive(self) -> bool {
+        matches!(self, Self::Equal | Self::LessOrEqual | Self::GreaterOrEqual)
+    }
+}
+
+/// An item of ORDER BY, NULLs where they stand unless something is said.
+pub(super) struct Ordering<'a> {
+    pub(super) expr: &'a Expr,
+    pub(super) direction: Direction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Ascending,
+    Descending,
 }
 
 impl<'a> Shape<'a> {
@@ -65,8 +140,8 @@ fn select(query: &Query) -> Option<Shape<'_>> {
     let Query {
         with: None,
         body,
-        order_by: None,
-        limit_clause: None,
+        order_by,
+        limit_clause,
         fetch: None,
         locks,
         for_clause: None,
@@ -91,7 +166,7 @@ fn select(query: &Query) -> Option<Shape<'_>> {
         from,
         lateral_views,
         prewhere: None,
-        selection: Some(selection),
+        selection,
         connect_by,
         group_by: GroupByExpr::Expressions(group_by, modifiers),
         cluster_by,
@@ -120,7 +195,20 @@ fn select(query: &Query) -> Option<Shape<'_>> {
         && named_window.is_empty();
     let [from] = &from[..] else { return None };
     let (table, alias) = table(from).filter(|_| is_plain)?;
-    Some(Shape { table, alias, verb: Verb::Select { items, equals: equals(selection)? } })
+    let order = order_by.as_ref().map_or(Some(Vec::new()), ordering)?;
+    // It sorts by what the query calls so, before it sorts by columns.
+    if !order.is_empty() && items.iter().any(|item| matches!(item, SelectItem::ExprWithAlias { .. })) {
+        return None;
+    }
+    let limit = match limit_clause {
+        None => None,
+        Some(LimitClause::LimitOffset { limit: Some(limit), offset: None, limit_by }) if limit_by.is_empty() => {
+            Some(limit)
+        }
+        Some(_) => return None,
+    };
+    let conditions = selection.as_ref().map_or(Some(Vec::new()), conditions)?;
+    Some(Shape { table, alias, verb: Verb::Select { items, conditions, order, limit } })
 }
 
 fn insert(insert: &Insert) -> Option<Shape<'_>> {
@@ -220,18 +308,50 @@ fn table(from: &TableWithJoins) -> Option<(&ObjectName, String)> {
     Some((name, alias))
 }
 
-/// The sides of equalities that all must hold; `None`: there is something else.
-fn equals(filter: &Expr) -> Option<Vec<(&Expr, &Expr)>> {
+/// What is sorted by, if nothing unusual is said of it.
+fn ordering(order: &OrderBy) -> Option<Vec<Ordering<'_>>> {
+    let OrderBy { kind: OrderByKind::Expressions(items), interpolate: None } = order else { return None };
+    let item = |item| match item {
+        &OrderByExpr { ref expr, options: OrderByOptions { asc, nulls_first: None }, with_fill: None } => {
+            let direction = if asc == Some(false) { Direction::Descending } else { Direction::Ascending };
+            Some(Ordering { expr, direction })
+        }
+        _ => None,
+    };
+    items.iter().map(item).collect()
+}
+
+/// The comparisons that all must hold; `None`: there is something else.
+fn conditions(filter: &Expr) -> Option<Vec<Condition<'_>>> {
     let (mut found, mut rest) = (Vec::new(), vec![filter]);
     while let Some(expr) = rest.pop() {
         match expr {
             Expr::BinaryOp { left, op: BinaryOperator::And, right } => rest.extend([&**right, &**left]),
-            Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => found.push((&**left, &**right)),
+            Expr::BinaryOp { left, op, right } => {
+                found.push(Condition { left, comparison: Comparison::of(op)?, right });
+            }
+            Expr::Between { expr, negated: false, low, high } => {
+                found.push(Condition { left: expr, comparison: Comparison::GreaterOrEqual, right: low });
+                found.push(Condition { left: expr, comparison: Comparison::LessOrEqual, right: high });
+            }
             Expr::Nested(inner) => rest.push(inner),
             _ => return None,
         }
     }
     Some(found)
+}
+
+/// The sides of equalities, if all are that.
+pub(super) fn equalities<'a>(conditions: &[Condition<'a>]) -> Option<Vec<(&'a Expr, &'a Expr)>> {
+    let sides = |condition: &Condition<'a>| {
+        (condition.comparison == Comparison::Equal).then_some((condition.left, condition.right))
+    };
+    conditions.iter().map(sides).collect()
+}
+
+/// The sides of equalities that all must hold; `None`: there is something else.
+fn equals(filter: &Expr) -> Option<Vec<(&Expr, &Expr)>> {
+    equalities(&conditions(filter)?)
 }
 
 /// Whether `*` says nothing more.

@@ -83,6 +83,14 @@ impl Write {
         }
     }
 
+    /// Whether the values are of the key's types, where a key is asked for.
+    pub(super) fn is_fitting(&self, parameters: &[Parameter]) -> bool {
+        match self {
+            Self::Insert(_) => true,
+            Self::Update { single, .. } | Self::Delete(single) => single.key(parameters).is_some(),
+        }
+    }
+
     pub(super) fn apply(
         &self,
         table: &Arc<Table>,

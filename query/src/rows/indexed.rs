@@ -15,7 +15,7 @@ use highwater_log::position::StorageId;
 use highwater_log::sequencer::KeyRange;
 use highwater_materializers::{FoldError, StoredRow, Table};
 
-use super::{RowSource, RowWrite, SeenRow};
+use super::{RowSource, RowWrite, Seeing, SeenRow};
 use crate::error::SqlError;
 
 /// A scan by an index, in no order.
@@ -27,6 +27,9 @@ pub(crate) struct IndexedRows {
     /// Keys of rows, the next ones.
     keys: std::vec::IntoIter<Bytes>,
     entries: Entries,
+    /// Whether the transaction has written rows of the table.
+    has_written: bool,
+    seeing: Seeing,
 }
 
 type Entries = Box<dyn Iterator<Item = Result<StoredRow, FoldError>> + Send>;
@@ -67,9 +70,32 @@ impl RowSource {
         };
         keys.sort_unstable();
         let seen = |(key, write): (&HeadKey, &RowWrite)| Some((key.bytes().clone(), write.after.clone()?));
+        let has_written = !own_writes.is_empty();
         let own: Vec<_> = own_writes.iter().filter_map(seen).collect();
         let (own, keys) = (own.into_iter(), keys.into_iter());
-        Ok(Some(IndexedRows { source: self.clone(), table: Arc::clone(table), own, keys, entries }))
+        let (source, table, seeing) = (self.clone(), Arc::clone(table), Seeing::default());
+        Ok(Some(IndexedRows { source, table, own, keys, entries, has_written, seeing }))
+    }
+
+    /// The rows whose entries in an index lie in a range, in the order of the entries, or the reverse; of a transaction that has not
+    /// written to the table.
+    pub(crate) fn rows_in_order(
+        &self,
+        table: &Arc<Table>,
+        index: StorageId,
+        range: &KeyRange,
+        is_backward: bool,
+    ) -> Result<impl Iterator<Item = Result<(Bytes, SeenRow), SqlError>> + Send + use<>, SqlError> {
+        let entries: Entries = match is_backward {
+            false => Box::new(self.pin.rows(index, range)?.map(|entry| entry.map(|(_, entry)| entry))),
+            true => Box::new(self.pin.rows_backward(index, range)?.map(|entry| entry.map(|(_, entry)| entry))),
+        };
+        let (source, table, mut seeing) = (self.clone(), Arc::clone(table), Seeing::default());
+        Ok(entries.map(move |entry| {
+            let key = HeadKey::from(entry?.bytes);
+            let stored = source.stored(&table, &key)?.ok_or_else(missing)?;
+            Ok((key.bytes().clone(), seeing.row(&source, &table, stored.bytes)?))
+        }))
     }
 
     fn entries(&self, index: StorageId, ranges: &[KeyRange]) -> Entries {
@@ -95,15 +121,17 @@ impl IndexedRows {
                 }
                 continue;
             };
-            let key = HeadKey::from(key);
-            if self.source.writes.row(self.table.schema().storage, &key)?.is_some() {
+            let (storage, key) = (self.table.schema().storage, HeadKey::from(key));
+            if self.has_written && self.source.writes.row(storage, &key)?.is_some() {
                 continue;
             }
-            // The entry stays where the row changes otherwise.
-            self.source.note_read(&self.table, self.table.schema().storage, &of_key(key.bytes()))?;
-            let stored = self.source.stored(&self.table, &key)?;
-            let stored = stored.ok_or_else(|| SqlError::internal("an index names a row that is not there"))?;
-            return Ok(Some((key.bytes().clone(), self.source.seen(&self.table, stored.bytes)?)));
+            if self.source.reads.is_some() {
+                // The entry stays where the row changes otherwise.
+                self.source.note_read(&self.table, storage, &of_key(key.bytes()))?;
+            }
+            let stored = self.source.stored(&self.table, &key)?.ok_or_else(missing)?;
+            let row = self.seeing.row(&self.source, &self.table, stored.bytes)?;
+            return Ok(Some((key.bytes().clone(), row)));
         }
     }
 
@@ -116,6 +144,10 @@ impl IndexedRows {
         self.keys = keys.into_iter();
         Ok(has_some)
     }
+}
+
+fn missing() -> SqlError {
+    SqlError::internal("an index names a row that is not there")
 }
 
 /// The range of a single key.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::common::Statistics;
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -13,9 +15,9 @@ use datafusion::physical_plan::execution_plan::{
     Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
 };
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use futures::StreamExt;
 
 use super::path::Path;
 use super::{Batches, TableScan};
@@ -28,6 +30,8 @@ pub(super) struct ScanExec {
     path: Path,
     schema: SchemaRef,
     limit: Option<usize>,
+    /// How many rows it is thought to give, without its limit.
+    expected_rows: usize,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -49,7 +53,8 @@ impl ScanExec {
             Boundedness::Bounded,
         );
         let (properties, metrics) = (Arc::new(properties), ExecutionPlanMetricsSet::new());
-        Self { scan, projection, path, schema, limit, properties, metrics }
+        let all = scan.source.approximate_rows(&scan.table);
+        Self { expected_rows: path.expected_rows(all), scan, projection, path, schema, limit, properties, metrics }
     }
 }
 
@@ -63,7 +68,12 @@ impl DisplayAs for ScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (table, lsn) = (&self.scan.table.schema().name, self.scan.source.pin.at());
         let columns: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        write!(f, "ScanExec: {table} at lsn {lsn}, {}, columns=[{}]", self.path, columns.join(", "))?;
+        let (path, expected_rows) = (&self.path, self.expected_rows);
+        write!(
+            f,
+            "ScanExec: {table} at lsn {lsn}, {path}, about {expected_rows} rows, columns=[{}]",
+            columns.join(", ")
+        )?;
         match self.limit {
             Some(limit) => write!(f, ", limit={limit}"),
             None => Ok(()),
@@ -116,7 +126,7 @@ impl ExecutionPlan for ScanExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let metrics = BaselineMetrics::new(&self.metrics, partition);
-        let batches = Batches {
+        let mut batches = Batches {
             scan: self.scan.clone(),
             projection: self.projection.clone(),
             path: Some(self.path.clone()),
@@ -125,14 +135,22 @@ impl ExecutionPlan for ScanExec {
             batch_rows: context.session_config().batch_size(),
             rows_left: self.limit.unwrap_or(usize::MAX),
         };
-        let counted = futures::stream::iter(batches).map(move |batch| {
+        let counted = std::iter::from_fn(move || {
+            let _timer = metrics.elapsed_compute().timer();
+            let batch = batches.next()?;
             if let Ok(batch) = &batch {
                 metrics.record_output(batch.num_rows());
             }
-            batch
+            Some(batch)
         });
-        let stream = RecordBatchStreamAdapter::new(Arc::clone(&self.schema), counted);
+        let stream = RecordBatchStreamAdapter::new(Arc::clone(&self.schema), futures::stream::iter(counted));
         Ok(make_cooperative(Box::pin(stream)))
+    }
+
+    /// How many rows: joins build their tables of the smaller side.
+    fn statistics_from_inputs(&self, _: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
+        let rows = self.limit.map_or(self.expected_rows, |limit| limit.min(self.expected_rows));
+        Ok(Arc::new(Statistics { num_rows: Precision::Inexact(rows), ..Statistics::new_unknown(&self.schema) }))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

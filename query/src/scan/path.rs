@@ -25,6 +25,31 @@ pub(super) struct Path {
     index: Option<(Index, Vec<KeyRange>)>,
     /// Each range of the index is of one place that one row has at most.
     is_single: bool,
+    narrows: Narrows,
+}
+
+/// What ranges of keys leave of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Narrows {
+    /// All of it.
+    Nothing,
+    /// A row for each range.
+    ToRows,
+    /// What equals values in some columns.
+    ToValues,
+    /// What lies within bounds.
+    ToBounds,
+}
+
+impl Narrows {
+    fn of(merit: (bool, usize, bool)) -> Self {
+        match merit {
+            (true, ..) => Self::ToRows,
+            (false, 1.., _) => Self::ToValues,
+            (false, 0, true) => Self::ToBounds,
+            (false, 0, false) => Self::Nothing,
+        }
+    }
 }
 
 impl Path {
@@ -42,7 +67,21 @@ impl Path {
         });
         let best = ways.max_by_key(|(merit, ..)| *merit).filter(|(merit, ..)| *merit > own_merit);
         let is_single = best.as_ref().is_some_and(|((is_single, ..), ..)| *is_single);
-        Self { ranges: own.ranges, index: best.map(|(_, index, ranges)| (index.clone(), ranges.ranges)), is_single }
+        let narrows = Narrows::of(best.as_ref().map_or(own_merit, |(merit, ..)| *merit));
+        let index = best.map(|(_, index, ranges)| (index.clone(), ranges.ranges));
+        Self { ranges: own.ranges, index, is_single, narrows }
+    }
+
+    /// About how many rows it finds in a table of so many. The shares are those that PostgreSQL supposes where it knows nothing of the
+    /// values (`DEFAULT_EQ_SEL`, `DEFAULT_INEQ_SEL`).
+    pub(super) fn expected_rows(&self, all: usize) -> usize {
+        let ranges = self.index.as_ref().map_or(self.ranges.len(), |(_, ranges)| ranges.len());
+        match self.narrows {
+            Narrows::Nothing => all,
+            Narrows::ToRows => ranges.min(all),
+            Narrows::ToValues => (all / 200).max(1).saturating_mul(ranges).min(all),
+            Narrows::ToBounds => all.div_ceil(3),
+        }
     }
 
     /// Whether rows come in the order of their keys.

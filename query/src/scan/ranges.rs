@@ -214,13 +214,13 @@ fn before_the_cast(op: Operator, value: &ScalarValue, column: &ColumnSchema) -> 
 }
 
 /// All keys that begin with a prefix.
-fn under(prefix: &[u8]) -> KeyRange {
+pub(crate) fn under(prefix: &[u8]) -> KeyRange {
     let end = if prefix.is_empty() { None } else { successor(prefix).map(Bytes::from) };
     KeyRange { start: Bytes::copy_from_slice(prefix), end }
 }
 
 /// The least key that is greater than all that begin with this one; `None`: there is none.
-fn successor(key: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn successor(key: &[u8]) -> Option<Vec<u8>> {
     let last = key.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut next = key[..=last].to_vec();
     next[last] += 1;

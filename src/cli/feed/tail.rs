@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use highwater_changefeed::format::{Envelope, LineEncoder};
+use highwater_changefeed::format::Envelope;
 use highwater_changefeed::{
     Batch, BatchKind, Claim, Cursor, Feed, FeedError, FeedOptions, FeedStart, NamedFeed, TableSpec,
 };
@@ -22,6 +22,7 @@ use crate::cli::CliError;
 use crate::cli::place::{Found, Place};
 use crate::client::{Client, ClientError};
 use crate::server::stop_signal;
+use crate::told::{FeedFormat, TellingEncoder};
 
 #[derive(Debug, Args)]
 pub(super) struct Tail {
@@ -45,6 +46,11 @@ pub(super) struct Tail {
     /// What lines look like: `plain`, `upsert`, `debezium`, `debezium-schemas`.
     #[arg(long, default_value_t)]
     envelope: Envelope,
+
+    /// How events are written: `json`, one a line, or `arrow`, as one stream in Arrow's IPC format after another, each table's changes by
+    /// themselves. Arrow has the plain envelope.
+    #[arg(long, default_value_t)]
+    format: FeedFormat,
 
     /// The feed's name: what is written is acknowledged, and the next reading of that name goes on there. A feed that is not there is
     /// made.
@@ -132,7 +138,9 @@ impl Tail {
                 message = answers.message() => message.map_err(ClientError::from)?,
             };
             let Some(message) = message else { break };
-            write_out(&message.lines)?;
+            for piece in std::iter::once(&message.lines).chain(message.arrow.iter().map(|changes| &changes.stream)) {
+                write_out(piece)?;
+            }
             durable = message.acknowledged.as_ref().and_then(cursor_of).or(durable);
             if let Some(at) = &message.cursor {
                 cursor = cursor_of(at).or(cursor);
@@ -189,6 +197,10 @@ impl Tail {
             ClaimArgument::Wait => v1::Claim::Wait,
             ClaimArgument::TakeOver => v1::Claim::TakeOver,
         };
+        let format = match self.format {
+            FeedFormat::Json => v1::FeedFormat::Json,
+            FeedFormat::Arrow => v1::FeedFormat::Arrow,
+        };
         SubscribeStart {
             tables: self.tables.clone(),
             from: Some(from),
@@ -198,6 +210,7 @@ impl Tail {
             envelope: envelope.into(),
             name: self.name.clone().unwrap_or_default(),
             claim: claim.into(),
+            format: format.into(),
         }
     }
 
@@ -217,10 +230,12 @@ impl Tail {
                     Reader::Named(feeds.open(name, &tables, self.from.0, Claim::Refuse, options).await?)
                 }
             };
-            let mut lines = self.envelope.encoder();
+            let mut encoder = TellingEncoder::new(self.envelope, self.format)?;
             loop {
-                let batch = feed.next(&mut *lines).await?;
-                write_out(lines.take().as_bytes())?;
+                let batch = feed.next(&mut encoder).await?;
+                for piece in encoder.take()?.into_pieces() {
+                    write_out(&piece)?;
+                }
                 if self.acknowledges(batch.ends_commit) {
                     feed.written(batch)?;
                 }
@@ -241,10 +256,10 @@ enum Reader {
 }
 
 impl Reader {
-    async fn next(&mut self, lines: &mut dyn LineEncoder) -> Result<Batch, FeedError> {
+    async fn next(&mut self, encoder: &mut TellingEncoder) -> Result<Batch, FeedError> {
         match self {
-            Self::Nameless(feed) => feed.next(lines, BATCH_BYTES_TARGET).await,
-            Self::Named(feed) => feed.next(lines, BATCH_BYTES_TARGET).await,
+            Self::Nameless(feed) => feed.next(encoder, BATCH_BYTES_TARGET).await,
+            Self::Named(feed) => feed.next(encoder, BATCH_BYTES_TARGET).await,
         }
     }
 

@@ -4,10 +4,13 @@ use highwater_changefeed::format::Envelope;
 use highwater_changefeed::{Claim, Cursor, FeedStart, TableSpec};
 use highwater_log::{LogId, Lsn};
 use highwater_proto::v1::subscribe_start::From;
-use highwater_proto::v1::{Claim as WireClaim, Cursor as WireCursor, Envelope as WireEnvelope, SubscribeStart};
+use highwater_proto::v1::{
+    Claim as WireClaim, Cursor as WireCursor, Envelope as WireEnvelope, FeedFormat as WireFormat, SubscribeStart,
+};
 use tonic::Status;
 
 use super::invalid;
+use crate::told::FeedFormat;
 
 /// The tables, and what is told of them.
 pub(super) fn tables(start: &SubscribeStart) -> Result<Vec<TableSpec>, Status> {
@@ -46,6 +49,14 @@ pub(super) fn envelope(start: &SubscribeStart) -> Result<Envelope, Status> {
         Ok(WireEnvelope::Debezium) => Ok(Envelope::Debezium { has_schemas: false }),
         Ok(WireEnvelope::DebeziumSchemas) => Ok(Envelope::Debezium { has_schemas: true }),
         Err(_) => Err(invalid(format!("there is no envelope {}", start.envelope))),
+    }
+}
+
+pub(super) fn format(start: &SubscribeStart) -> Result<FeedFormat, Status> {
+    match WireFormat::try_from(start.format) {
+        Ok(WireFormat::Json) => Ok(FeedFormat::Json),
+        Ok(WireFormat::Arrow) => Ok(FeedFormat::Arrow),
+        Err(_) => Err(invalid(format!("there is no format {}", start.format))),
     }
 }
 
