@@ -32,12 +32,14 @@ impl Nats {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let mut nats = Self { child, address: String::new() };
         for _ in 0..200 {
             let file =
                 std::fs::read_dir(&ports).unwrap().find_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok());
             let told: Option<serde_json::Value> = file.and_then(|text| serde_json::from_str(&text).ok());
             if let Some(url) = told.as_ref().and_then(|told| told["nats"][0].as_str()) {
-                return Some(Self { child, address: url.trim_start_matches("nats://").to_owned() });
+                url.trim_start_matches("nats://").clone_into(&mut nats.address);
+                return Some(nats);
             }
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -23,13 +23,16 @@ pub(super) struct Ranged {
     /// The index whose key it is, unless it is the rows' own.
     index: Option<StorageId>,
     /// The leading columns, with what they equal.
-    pinned: Vec<(ColumnType, Operand)>,
+    pinned: Pinned,
     /// What the column behind them lies between.
     bounds: Option<Bounds>,
     /// The order that the rows are to have: that of the key, or its reverse.
     direction: Option<Direction>,
     limit: Option<Limit>,
 }
+
+/// Columns with what they equal.
+type Pinned = Vec<(ColumnType, Operand)>;
 
 struct Bounds {
     column_type: ColumnType,
@@ -94,7 +97,7 @@ impl Ranged {
         compared: &[Compared<'_>],
         ordered: &[ColumnId],
         table: &Table,
-    ) -> Option<(Vec<(ColumnType, Operand)>, Option<Bounds>)> {
+    ) -> Option<(Pinned, Option<Bounds>)> {
         let type_of = |id: ColumnId| {
             let column_type = table.schema().column(id)?.column_type;
             is_key_order_sql_order(column_type).then_some(column_type)
