@@ -23,7 +23,8 @@ fn main() -> ExitCode {
 }
 
 /// Has the allocator give memory back to the system soon after it was freed (a second, unless told otherwise): what a server holds
-/// when it is idle, or after a large result, is then what it needs. It takes about one hundredth more time.
+/// when it is idle, or after a large result, is then what it needs. Large results took up to some hundredths more
+/// of the processor's time with it.
 fn give_memory_back() {
     #[expect(unsafe_code, reason = "it is a function of C")]
     // SAFETY: no other thread runs yet, and the option takes any number.

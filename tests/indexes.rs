@@ -256,6 +256,25 @@ fn a_query_goes_by_the_index_that_leaves_the_fewest_rows() {
     });
 }
 
+#[test]
+fn a_join_builds_its_table_of_the_smaller_side_however_it_is_written() {
+    runtime().block_on(async {
+        let database = Database::in_memory().unwrap();
+        let mut session = database.session();
+        let script =
+            "CREATE TABLE small (id integer PRIMARY KEY); CREATE TABLE big (id integer PRIMARY KEY, s integer);
+            INSERT INTO small VALUES (1), (2); INSERT INTO big SELECT v, v % 2 FROM generate_series(1, 1000) AS s(v)";
+        session.execute(script).await.unwrap();
+        for tables in ["small JOIN big", "big JOIN small"] {
+            let plan = text(&mut session, &format!("EXPLAIN SELECT * FROM {tables} ON big.s = small.id")).await;
+            let place = |scan: &str| plan.find(scan).unwrap_or_else(|| panic!("{scan} is not in {plan}"));
+            let small = place("ScanExec: small");
+            assert!(plan[small..].contains("about 2 rows"), "{plan}");
+            assert!(small < place("ScanExec: big"), "the first side is the one that is built of: {plan}");
+        }
+    });
+}
+
 /// The rows of a query, each as text.
 async fn rows(session: &mut highwater::Session, sql: &str) -> Vec<Vec<String>> {
     let Outcome::Rows(rows) = session.execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")) else {
