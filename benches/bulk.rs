@@ -2,7 +2,7 @@
 //! by the primary key and by an index.
 //!
 //! `cargo bench --bench bulk [-- ROWS]` (default: 1,000,000 rows of about 100 bytes, 100 to each value of the indexed column). Statements
-//! are prepared on both sides. SQLite has a write-ahead log, `synchronous=FULL` and 64 MiB of page cache. Rates are medians of rounds, the two
+//! are prepared on both sides, and both keep 64 MiB in memory. SQLite has a write-ahead log and `synchronous=FULL`. Rates are medians of rounds, the two
 //! sides in turns.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
@@ -12,7 +12,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use highwater::{Database, Outcome, Parameter, Prepared, Session};
+use highwater::{Database, Options, Outcome, Parameter, Prepared, Session};
+use highwater_materializers::KvOptions;
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
 
@@ -23,6 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(2);
 const BATCH: i64 = 1_000;
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// Rows of one value of the indexed column.
 const SAME: i64 = 100;
 const CREATE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, a bigint, v text)";
@@ -36,7 +38,9 @@ fn main() {
     let rows: i64 = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(1_000_000);
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let database = Database::open(directory.path().join("highwater")).unwrap();
+    let rows_options = KvOptions { cache_bytes: CACHE_BYTES, ..KvOptions::default() };
+    let options = Options { rows: rows_options, ..Options::default() };
+    let database = Database::open_with(directory.path().join("highwater"), options, |_| {}).unwrap();
     let sqlite = connect(&directory.path().join("sqlite"));
     runtime.block_on(database.sql(CREATE)).unwrap();
     sqlite.execute(CREATE_SQLITE, []).unwrap();
@@ -50,7 +54,7 @@ fn main() {
         let begun = Instant::now();
         for from in ids.clone().step_by(BATCH as usize) {
             let values: Vec<Parameter> = (from..from + BATCH)
-                .flat_map(|id| [Parameter::Int(id), Parameter::Int(spread(id, groups)), Parameter::Text(text(id))])
+                .flat_map(|id| [Parameter::Int(id), Parameter::Int(drawn(id, groups)), Parameter::Text(text(id))])
                 .collect();
             runtime.block_on(session.run_prepared(&insert, &values)).unwrap();
         }
@@ -60,7 +64,7 @@ fn main() {
             sqlite.execute_batch("BEGIN").unwrap();
             let mut insert = sqlite.prepare_cached(INSERT_ONE).unwrap();
             for id in from..from + BATCH {
-                insert.execute((id, spread(id, groups), text(id))).unwrap();
+                insert.execute((id, drawn(id, groups), text(id))).unwrap();
             }
             sqlite.execute_batch("COMMIT").unwrap();
         }
@@ -76,16 +80,19 @@ fn main() {
     let all = per_round * ROUNDS as i64;
     let by_key = session.prepare(BY_KEY).unwrap();
     ranges("ranges of 100 rows by key", &runtime, &mut session, &by_key, &sqlite, BY_KEY, |at| {
-        let from = spread(at, all - SAME);
+        let from = drawn(at, all - SAME);
         vec![from, from + SAME]
     });
     let by_index = session.prepare(BY_INDEX).unwrap();
-    ranges("100 rows by an index", &runtime, &mut session, &by_index, &sqlite, BY_INDEX, |at| vec![spread(at, groups)]);
+    ranges("100 rows by an index", &runtime, &mut session, &by_index, &sqlite, BY_INDEX, |at| vec![drawn(at, groups)]);
 }
 
-/// In an order without order.
-fn spread(at: i64, below: i64) -> i64 {
-    at.wrapping_mul(0x5851_F42D_4C95_7F2D).rem_euclid(below)
+/// A number below another, as if drawn by chance: SplitMix64's.
+fn drawn(at: i64, below: i64) -> i64 {
+    let mixed = (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((mixed ^ (mixed >> 31)) >> 1) as i64 % below
 }
 
 fn text(id: i64) -> String {
@@ -153,6 +160,6 @@ fn connect(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();
     connection.pragma_update(None, "journal_mode", "WAL").unwrap();
     connection.pragma_update(None, "synchronous", "FULL").unwrap();
-    connection.pragma_update(None, "cache_size", -64 * 1024).unwrap();
+    connection.pragma_update(None, "cache_size", -(CACHE_BYTES as i64 / 1024)).unwrap();
     connection
 }

@@ -1,8 +1,9 @@
 //! Single rows by their keys: embedded beside SQLite, through the server beside PostgreSQL, in turns within one run.
 //!
-//! `cargo bench --bench rows [-- ROWS]` (default: 1,000,000 rows of about 100 bytes). Statements are prepared on all sides and their keys
-//! drawn alike. SQLite runs in this process with a write-ahead log, `synchronous=FULL` and 64 MiB of page cache; commits are synced
-//! everywhere. PostgreSQL is a server of its own with its defaults, over its own protocol. Rates are medians of rounds; for servers there is
+//! `cargo bench --bench rows [-- ROWS] [-- servers]` (default: 1,000,000 rows of about 100 bytes; with `servers`, nothing but what goes through
+//! servers). Statements are prepared on all sides and their keys drawn alike. SQLite runs in this process with a write-ahead log and
+//! `synchronous=FULL`, and keeps 64 MiB in memory as we do; commits are synced everywhere. Through our server, a call is made for each commit, or one for
+//! all of a client's. PostgreSQL is a server of its own with its defaults, over its own protocol. Rates are medians of rounds; for servers there is
 //! beside it how much they do for each second that they compute, since clients and servers share the cores.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
@@ -19,14 +20,18 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use highwater::{Database, Outcome, Parameter, Session};
+use highwater::{Database, Options, Outcome, Parameter, Session};
+use highwater_materializers::KvOptions;
+use highwater_proto::v1::execute_response::Answer;
 use highwater_proto::v1::sql_client::SqlClient;
 use highwater_proto::v1::value::Kind;
-use highwater_proto::v1::{ExecuteRequest, Value};
+use highwater_proto::v1::{ExecuteRequest, ExecuteResponse, Value};
 use postgres::Postgres;
 use rusqlite::Connection;
 use server::Server;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 /// The program's.
@@ -35,6 +40,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROUNDS: usize = 5;
 const READS: i64 = 200_000;
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Rows that are read again and again.
+const HOT_ROWS: i64 = 10_000;
 const ROUND: Duration = Duration::from_secs(2);
 const THREADS: usize = 8;
 const CLIENTS: usize = 64;
@@ -50,7 +58,9 @@ fn main() {
     let rows = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(1_000_000);
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    embedded(&runtime, directory.path(), rows);
+    if std::env::args().all(|argument| argument != "servers") {
+        embedded(&runtime, directory.path(), rows);
+    }
     servers(&runtime, directory.path());
 }
 
@@ -58,9 +68,12 @@ fn text(id: i64) -> String {
     format!("{id:0>80}")
 }
 
-/// Keys in an order without order.
-fn key(at: i64, rows: i64) -> i64 {
-    at.wrapping_mul(0x5851_F42D_4C95_7F2D).rem_euclid(rows)
+/// A number below another, as if drawn by chance: SplitMix64's.
+fn drawn(at: i64, below: i64) -> i64 {
+    let mixed = (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((mixed ^ (mixed >> 31)) >> 1) as i64 % below
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -74,35 +87,15 @@ fn report(what: &str, ours: Vec<f64>, peer: &str, theirs: Vec<f64>) {
 }
 
 fn embedded(runtime: &Runtime, directory: &Path, rows: i64) {
-    let database = Arc::new(Database::open(directory.join("highwater")).unwrap());
+    let rows_options = KvOptions { cache_bytes: CACHE_BYTES, ..KvOptions::default() };
+    let options = Options { rows: rows_options, ..Options::default() };
+    let database = Arc::new(Database::open_with(directory.join("highwater"), options, |_| {}).unwrap());
     let sqlite_path = directory.join("sqlite");
     let sqlite = connect(&sqlite_path);
     fill(runtime, &database, &sqlite, rows);
-    let mut session = database.session();
-    let read = session.prepare(READ).unwrap();
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS as i64 {
-        let begun = Instant::now();
-        runtime.block_on(async {
-            for at in 0..READS {
-                let id = key(at + round * READS, rows);
-                let Outcome::Rows(rows) = session.run_prepared(&read, &[id.into()]).await.unwrap() else {
-                    panic!("no rows")
-                };
-                assert_eq!(rows.collect().await.unwrap()[0].num_rows(), 1);
-            }
-        });
-        ours.push(READS as f64 / begun.elapsed().as_secs_f64());
-        let begun = Instant::now();
-        let mut statement = sqlite.prepare(READ).unwrap();
-        for at in 0..READS {
-            let id = key(at + round * READS, rows);
-            let found: String = statement.query_row([id], |row| row.get(0)).unwrap();
-            assert_eq!(found.len(), 80);
-        }
-        theirs.push(READS as f64 / begun.elapsed().as_secs_f64());
+    for (what, among) in [("all", rows), ("some", HOT_ROWS.min(rows))] {
+        reads(runtime, &database, &sqlite, what, among);
     }
-    report(&format!("point reads of {rows} rows, one thread"), ours, "SQLite", theirs);
 
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS as i64 {
@@ -133,12 +126,41 @@ fn embedded(runtime: &Runtime, directory: &Path, rows: i64) {
     }
 }
 
+/// Point reads of the first rows, `among` of them.
+fn reads(runtime: &Runtime, database: &Database, sqlite: &Connection, what: &str, among: i64) {
+    let mut session = database.session();
+    let read = session.prepare(READ).unwrap();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS as i64 {
+        let begun = Instant::now();
+        runtime.block_on(async {
+            for at in 0..READS {
+                let id = drawn(at + round * READS, among);
+                let Outcome::Rows(rows) = session.run_prepared(&read, &[id.into()]).await.unwrap() else {
+                    panic!("no rows")
+                };
+                assert_eq!(rows.collect().await.unwrap()[0].num_rows(), 1);
+            }
+        });
+        ours.push(READS as f64 / begun.elapsed().as_secs_f64());
+        let begun = Instant::now();
+        let mut statement = sqlite.prepare(READ).unwrap();
+        for at in 0..READS {
+            let id = drawn(at + round * READS, among);
+            let found: String = statement.query_row([id], |row| row.get(0)).unwrap();
+            assert_eq!(found.len(), 80);
+        }
+        theirs.push(READS as f64 / begun.elapsed().as_secs_f64());
+    }
+    report(&format!("point reads of {what} rows ({among}), one thread"), ours, "SQLite", theirs);
+}
+
 fn connect(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();
     connection.busy_timeout(Duration::from_secs(60)).unwrap();
     connection.pragma_update(None, "journal_mode", "WAL").unwrap();
     connection.pragma_update(None, "synchronous", "FULL").unwrap();
-    connection.pragma_update(None, "cache_size", -64 * 1024).unwrap();
+    connection.pragma_update(None, "cache_size", -(CACHE_BYTES as i64 / 1024)).unwrap();
     connection
 }
 
@@ -162,7 +184,7 @@ async fn update(mut session: Session, rows: i64, from: i64) -> f64 {
     let prepared = session.prepare(UPDATE).unwrap();
     let (begun, mut count) = (Instant::now(), 0);
     while begun.elapsed() < ROUND {
-        let parameters = [key(from + count, rows).into(), text(count).into()];
+        let parameters = [drawn(from + count, rows).into(), text(count).into()];
         let Outcome::Done(done) = session.run_prepared(&prepared, &parameters).await.unwrap() else {
             panic!("it gives rows")
         };
@@ -176,7 +198,7 @@ fn update_sqlite(sqlite: &Connection, rows: i64, from: i64) -> f64 {
     let mut statement = sqlite.prepare(UPDATE).unwrap();
     let (begun, mut count) = (Instant::now(), 0);
     while begun.elapsed() < ROUND {
-        assert_eq!(statement.execute((key(from + count, rows), text(count))).unwrap(), 1);
+        assert_eq!(statement.execute((drawn(from + count, rows), text(count))).unwrap(), 1);
         count += 1;
     }
     count as f64 / begun.elapsed().as_secs_f64()
@@ -217,7 +239,7 @@ fn servers(runtime: &Runtime, directory: &Path) {
         let backend: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
         (client, parent(backend.unsigned_abs()))
     });
-    for clients in [1, CLIENTS] {
+    for (clients, is_pipelined) in [(1, false), (1, true), (CLIENTS, false), (CLIENTS, true)] {
         let (mut ours, mut theirs, mut our_each, mut their_each) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let cpu = || cpu_of(server.id());
@@ -228,7 +250,7 @@ fn servers(runtime: &Runtime, directory: &Path) {
                     if client > 0 && client % CLIENTS_PER_CONNECTION == 0 {
                         connection = channel(&server).await;
                     }
-                    commits.push(commit(SqlClient::new(connection.clone()), Arc::clone(&next_id)));
+                    commits.push(commit(SqlClient::new(connection.clone()), is_pipelined, Arc::clone(&next_id)));
                 }
                 measure(commits, cpu).await
             });
@@ -245,9 +267,10 @@ fn servers(runtime: &Runtime, directory: &Path) {
             theirs.push(rate);
             their_each.push(each);
         }
-        report(&format!("commits of one row, {clients} clients"), ours, "PostgreSQL", theirs);
+        let what = if is_pipelined { "a call each" } else { "a call each time" };
+        report(&format!("commits of one row, {clients} clients, {what}"), ours, "PostgreSQL", theirs);
         report(
-            &format!("the same, for each second of the server, {clients} clients"),
+            &format!("the same, for each second of the server, {clients} clients, {what}"),
             our_each,
             "PostgreSQL",
             their_each,
@@ -278,15 +301,42 @@ async fn execute(sql: &mut SqlClient<Channel>, text: &str, parameters: Vec<Value
     while answers.message().await.unwrap().is_some() {}
 }
 
-async fn commit(mut sql: SqlClient<Channel>, next_id: Arc<AtomicI64>) -> u64 {
+/// Commits one row after another: by calls of their own, or all in one.
+async fn commit(mut sql: SqlClient<Channel>, is_pipelined: bool, next_id: Arc<AtomicI64>) -> u64 {
+    let mut pipeline = match is_pipelined {
+        false => None,
+        true => {
+            let (sender, requests) = mpsc::channel(1);
+            let answers = sql.pipeline(ReceiverStream::new(requests)).await.unwrap().into_inner();
+            Some((sender, answers))
+        }
+    };
     let (begun, mut count) = (Instant::now(), 0);
     while begun.elapsed() < ROUND {
         let id = next_id.fetch_add(1, Ordering::Relaxed);
-        let values = [Kind::Int(id), Kind::Text(text(id))].map(|kind| Value { kind: Some(kind) });
-        execute(&mut sql, INSERT, values.into()).await;
+        let parameters = [Kind::Int(id), Kind::Text(text(id))].map(|kind| Value { kind: Some(kind) }).into();
+        match &mut pipeline {
+            None => execute(&mut sql, INSERT, parameters).await,
+            Some((requests, answers)) => {
+                let request = ExecuteRequest { sql: INSERT.to_owned(), parameters, ..ExecuteRequest::default() };
+                requests.send(request).await.unwrap();
+                while !is_end(&answers.message().await.unwrap().unwrap()) {}
+            }
+        }
         count += 1;
     }
     count
+}
+
+/// Whether a request of a pipeline is done; it has not failed.
+fn is_end(answer: &ExecuteResponse) -> bool {
+    match &answer.answer {
+        Some(Answer::End(end)) => {
+            assert_eq!(end.failure, None);
+            true
+        }
+        _ => false,
+    }
 }
 
 async fn postgres_client(postgres: &Postgres) -> tokio_postgres::Client {

@@ -226,7 +226,7 @@ impl Replies<'_> {
                     }
                     return Ok(Some(Reply::Completion(completion)));
                 }
-                Some(Answer::Rows(_)) | None => {}
+                Some(Answer::Rows(_) | Answer::End(_)) | None => {}
             }
         }
     }

@@ -8,6 +8,7 @@ mod http;
 mod ingest;
 mod metrics;
 mod operations;
+mod pipeline;
 mod results;
 mod sessions;
 mod sql;

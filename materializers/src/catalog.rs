@@ -34,6 +34,8 @@ pub struct Catalog {
 struct State {
     applied: Lsn,
     checkpointed: Lsn,
+    /// The last commit that changed anything.
+    changed: Lsn,
     /// Every object's versions, oldest first.
     objects: BTreeMap<u64, Vec<Version>>,
     tables: HashMap<(TableId, SchemaVersion), Arc<Table>>,
@@ -117,6 +119,20 @@ impl Catalog {
     #[must_use]
     pub fn checkpointed(&self) -> Lsn {
         self.read().checkpointed
+    }
+
+    /// The last commit that changed anything.
+    #[must_use]
+    pub fn changed(&self) -> Lsn {
+        self.read().changed
+    }
+
+    /// There is nothing for it in the commits up to `to` but what it knows, if the last that changed anything was at `changed`.
+    pub(crate) fn pass_over(&self, changed: Lsn, to: Lsn) {
+        let mut state = self.write();
+        if changed <= state.applied {
+            state.applied = state.applied.max(to);
+        }
     }
 
     /// What is wrong with the checkpoint in `directory`, if there is one and anything is.
@@ -436,6 +452,7 @@ impl State {
     }
 
     fn put(&mut self, lsn: Lsn, object: u64, entry: Option<CatalogEntry>) {
+        self.changed = self.changed.max(lsn);
         let entry = entry.map(|entry| match entry {
             CatalogEntry::Namespace(namespace) => Entry::Namespace(Arc::new(namespace)),
             CatalogEntry::Feed(feed) => Entry::Feed(Arc::new(feed)),

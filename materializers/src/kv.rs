@@ -16,6 +16,7 @@ mod backfill;
 mod checkpoint;
 mod fold;
 mod history;
+mod hot;
 mod image;
 mod open;
 mod pin;
@@ -43,6 +44,7 @@ use crate::error::FoldError;
 use crate::materializer::Materializer;
 use checkpoint::{Checkpoint, TreeManifest, TreeRecord};
 use history::{History, Purpose};
+use hot::HotRows;
 use tree::{Direction, Staleness, Tree};
 
 pub use backfill::Backfill;
@@ -52,7 +54,8 @@ pub use value::StoredRow;
 /// How the rows are kept.
 #[derive(Clone, Debug)]
 pub struct KvOptions {
-    /// Bytes of blocks that are kept in memory for reads, over all trees.
+    /// Bytes that are kept in memory for reads, over all trees: three quarters of blocks, one of single rows that are read again and
+    /// again.
     pub cache_bytes: u64,
     /// Bytes of rows in memory, over all trees, at which they are written to files.
     pub memtable_bytes: u64,
@@ -71,6 +74,12 @@ impl Default for KvOptions {
             history: Duration::from_secs(24 * 60 * 60),
             snapshot_age_max: Duration::from_secs(60 * 60),
         }
+    }
+}
+
+impl KvOptions {
+    const fn hot_bytes(&self) -> u64 {
+        self.cache_bytes / 4
     }
 }
 
@@ -100,9 +109,9 @@ pub struct Kv {
     is_damaged: AtomicBool,
 }
 
-#[derive(Default)]
 struct Trees {
     by_storage: BTreeMap<StorageId, Arc<Tree>>,
+    hot: Arc<HotRows>,
     /// Grows whenever the rows are opened or folded anew: what was pinned before is not to be read any more.
     generation: u64,
 }
@@ -140,9 +149,13 @@ impl Kv {
             directory,
             log,
             catalog,
-            cache: Arc::new(lsm_tree::Cache::with_capacity_bytes(options.cache_bytes)),
+            cache: Arc::new(lsm_tree::Cache::with_capacity_bytes(options.cache_bytes - options.hot_bytes())),
+            trees: RwLock::new(Trees {
+                by_storage: BTreeMap::new(),
+                hot: Arc::new(HotRows::new(options.hot_bytes())),
+                generation: 0,
+            }),
             options,
-            trees: RwLock::default(),
             applied: AtomicU64::new(0),
             checkpointed: AtomicU64::new(0),
             folding: Mutex::new(()),
@@ -180,10 +193,14 @@ impl Kv {
         self.all_trees().iter().map(|(_, tree)| tree.file_bytes()).sum()
     }
 
-    /// Bytes of files' blocks that are kept in memory for reads.
+    /// Bytes of files' blocks, and of single rows, that are kept in memory for reads.
     #[must_use]
     pub fn cached_bytes(&self) -> u64 {
-        self.cache.size()
+        self.cache.size() + self.hot().bytes()
+    }
+
+    fn hot(&self) -> Arc<HotRows> {
+        Arc::clone(&self.trees.read().unwrap_or_else(PoisonError::into_inner).hot)
     }
 
     /// The LSN of the last checkpoint. It is checksummed, and so a proof of what was durable.
@@ -546,7 +563,12 @@ impl Kv {
         };
         let trees = trees.iter().map(record).collect();
         let beginning = Checkpoint::beginning(self.log);
-        self.record(upkeep, Checkpoint { applied, history_from, trees, times, manifests, ..beginning })?;
+        // The catalog comes first: it has applied all of it, and perhaps more.
+        let catalog_changed = Some(self.catalog.changed());
+        self.record(
+            upkeep,
+            Checkpoint { applied, history_from, trees, times, manifests, catalog_changed, ..beginning },
+        )?;
         self.unflushed_bytes.fetch_sub(flushed_bytes, Ordering::Relaxed);
         self.drop_trees(unneeded)?;
         Ok(applied)

@@ -246,7 +246,12 @@ impl Materialized {
     /// # Errors
     /// [`FoldError::Storage`], [`FoldError::Io`]; the next call tries again.
     pub fn maintain(&self) -> Result<(), FoldError> {
-        self.kv.maintain(self.env.clock.unix_micros())
+        self.kv.maintain(self.env.clock.unix_micros())?;
+        // A replay begins where the one begins that has come less far.
+        if self.catalog.checkpointed() < self.catalog.changed().min(self.kv.checkpointed()) {
+            self.catalog.checkpoint()?;
+        }
+        Ok(())
     }
 
     /// Makes all folded state durable, so that the next opening has nothing to replay.

@@ -31,7 +31,6 @@ use crate::functions;
 use crate::indexes;
 use crate::literals::TypeTextLiterals;
 use crate::operators::{OperatorPlanner, TypeOperators};
-use crate::parameter::Parameter;
 use crate::prepared::{Prepared, PreparedTexts};
 use crate::providers::{CATALOG, StatementCatalog};
 use crate::results::{ResultMeter, Results, ResultsTable};
@@ -216,12 +215,14 @@ impl Engine {
         self.results().map(|results| (results.meter(), results.size().1))
     }
 
-    /// Whether the statement of this text was prepared lately, concerns no more rows than it names, and computes for microseconds with
-    /// these values (a write then waits for its commit), in a session of its own: not worth another thread.
-    #[must_use]
-    pub fn is_short(&self, sql: &str, parameters: &[Parameter]) -> bool {
-        let catalog = CatalogView::new(Arc::clone(self.folds().catalog()), self.visible());
-        self.shared.prepared.is_short(sql, parameters, &catalog)
+    /// The statement of this text, if it was prepared lately.
+    pub(crate) fn prepared_lately(&self, sql: &str) -> Option<Prepared> {
+        self.shared.prepared.known(sql)
+    }
+
+    /// The catalog as of the visible LSN.
+    pub(crate) fn catalog_now(&self) -> CatalogView {
+        CatalogView::new(Arc::clone(self.folds().catalog()), self.visible())
     }
 
     /// A session of its own, with settings of its own, in no transaction.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::sql::sqlparser::ast::Statement;
 use highwater_log::Lsn;
-use highwater_materializers::Catalog;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -49,7 +48,7 @@ impl Prepared {
 
     /// Whether it has gone round the planner before and does so in this catalog with these values: it concerns no more rows than it
     /// names, and computes for microseconds.
-    fn is_short(&self, parameters: &[Parameter], catalog: &CatalogView, namespace: &str) -> bool {
+    pub(crate) fn is_short(&self, parameters: &[Parameter], catalog: &CatalogView, namespace: &str) -> bool {
         let is_short = |direct: Arc<Direct>| direct.is_current(catalog, namespace) && direct.is_short(parameters);
         self.shared.parsed.as_of.is_none() && self.shared.direct.get().is_some_and(is_short)
     }
@@ -208,7 +207,7 @@ impl PreparedTexts {
     /// # Errors
     /// As [`Prepared::parse`].
     pub(crate) fn prepare(&self, sql: &str) -> Result<Prepared, SqlError> {
-        if let Some(known) = self.known.get(sql) {
+        if let Some(known) = self.known(sql) {
             return Ok(known);
         }
         let prepared = Prepared::parse(sql)?;
@@ -218,9 +217,9 @@ impl PreparedTexts {
         Ok(prepared)
     }
 
-    /// Whether the statement of this text is known, and short with these values, for a session that has changed nothing.
-    pub(crate) fn is_short(&self, sql: &str, parameters: &[Parameter], catalog: &CatalogView) -> bool {
-        self.known.get(sql).is_some_and(|known| known.is_short(parameters, catalog, Catalog::PUBLIC))
+    /// The statement of this text, if it was prepared lately.
+    pub(crate) fn known(&self, sql: &str) -> Option<Prepared> {
+        self.known.get(sql)
     }
 }
 

@@ -132,6 +132,21 @@ impl Session {
         parsed
     }
 
+    /// Whether the statement of this text was prepared lately, concerns no more rows than it names, and computes for microseconds here
+    /// with these values (a write then waits for its commit): not worth another thread.
+    #[must_use]
+    pub fn is_short(&self, sql: &str, parameters: &[Parameter]) -> bool {
+        let Some(prepared) = self.engine.prepared_lately(sql) else { return false };
+        let namespace = self.settings.namespace();
+        match &self.state {
+            TransactionState::Open { transaction, .. } => {
+                prepared.is_short(parameters, &transaction.catalog, namespace)
+            }
+            TransactionState::None => prepared.is_short(parameters, &self.engine.catalog_now(), namespace),
+            TransactionState::Failed => false,
+        }
+    }
+
     /// Sets what `SET name = 'value'` would.
     ///
     /// # Errors
@@ -249,10 +264,15 @@ impl Session {
     async fn dispatch(&mut self, request: Request<'_>, as_of: Option<Lsn>) -> Result<Outcome, SqlError> {
         request.check_parameters()?;
         match request.statement() {
-            Statement::Query(_) => return self.query(request, as_of).await.map(Outcome::Rows),
-            statement if as_of.is_none() && is_writing(statement) => return self.write(&request).await,
-            _ => {}
+            Statement::Query(_) => self.query(request, as_of).await.map(Outcome::Rows),
+            statement if as_of.is_none() && is_writing(statement) => self.write(&request).await,
+            // What every statement carries with it is kept small: a future is moved more than once.
+            _ => Box::pin(self.dispatch_other(request, as_of)).await,
         }
+    }
+
+    /// Runs a statement that neither reads nor writes rows.
+    async fn dispatch_other(&mut self, request: Request<'_>, as_of: Option<Lsn>) -> Result<Outcome, SqlError> {
         let parameter_count = request.parameter_count();
         match request.into_bound()? {
             Statement::Explain {
@@ -346,8 +366,8 @@ impl Session {
                 };
                 let context = self.context(transaction.at());
                 match has_failed {
-                    None => context.query_once(transaction, *query).await?,
-                    Some(_) => context.query(transaction, *query, None).await?,
+                    None => Box::pin(context.query_once(transaction, *query)).await?,
+                    Some(_) => Box::pin(context.query(transaction, *query, None)).await?,
                 }
             }
         };
@@ -442,7 +462,7 @@ impl Session {
                         applied.returned = None;
                     }
                     if let Some(begun) = &applied.begun {
-                        applied.done.lsn = Some(self.wait_for_index(begun).await?);
+                        applied.done.lsn = Some(Box::pin(self.wait_for_index(begun)).await?);
                     }
                     return Ok(applied.into_outcome());
                 }
@@ -452,7 +472,7 @@ impl Session {
                         && (error.is_retryable() || error.sqlstate == sqlstate::UNIQUE_VIOLATION) =>
                 {
                     attempt += 1;
-                    self.engine.wait_for_winner(at).await;
+                    Box::pin(self.engine.wait_for_winner(at)).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -524,13 +544,13 @@ impl Session {
         let timeout = self.settings.min_lsn_timeout();
         let at = match as_of {
             Some(at) => {
-                self.engine.wait_visible(at, timeout).await?;
+                Box::pin(self.engine.wait_visible(at, timeout)).await?;
                 at
             }
             None => {
                 let min = self.settings.min_lsn().max(self.last_write.unwrap_or_default());
                 if min > self.engine.visible() {
-                    self.engine.wait_visible(min, timeout).await?;
+                    Box::pin(self.engine.wait_visible(min, timeout)).await?;
                 }
                 self.engine.visible()
             }

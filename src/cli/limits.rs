@@ -22,7 +22,7 @@ pub(super) struct Limits {
     #[arg(long, default_value_t = 3_600, env = "HIGHWATER__SNAPSHOT_AGE_MAX_SECONDS")]
     snapshot_age_max_seconds: u64,
 
-    /// Bytes of the rows' files that are kept in memory (like 32MiB).
+    /// Bytes of the rows' files, and of single rows that are read again and again, that are kept in memory (like 32MiB).
     #[arg(long, default_value = "32MiB", env = "HIGHWATER__ROW_CACHE_BYTES", value_parser = bytes)]
     row_cache_bytes: u64,
 

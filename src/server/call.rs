@@ -11,14 +11,11 @@ use highwater_query::{Interrupt, SqlError, sqlstate};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tonic::Status;
-
-use super::error::{failed, status};
 
 /// Where a call's work puts its answers. It waits until there is room, and ends when nobody takes them any more.
 pub(super) type Answers = mpsc::Sender<ExecuteResponse>;
 
-/// The answers of a call, and its error at their end. The work ends when this is dropped.
+/// The answers to a request, and its error at their end. The work ends when this is dropped.
 pub(super) struct Call {
     answers: mpsc::Receiver<ExecuteResponse>,
     work: Work,
@@ -29,9 +26,9 @@ enum Work {
     /// By a task, on the threads of statements.
     Elsewhere(JoinHandle<Result<(), SqlError>>),
     /// By whoever asks for the answers.
-    Here(Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>),
+    Here(Pin<Box<dyn Future<Output = Result<(), SqlError>> + Send>>),
     /// And how it ended, if it failed.
-    Done(Option<Status>),
+    Done(Option<SqlError>),
 }
 
 impl Call {
@@ -51,10 +48,7 @@ impl Call {
         Self::begin(ANSWERS_OF_SHORT_WORK, work, |work| {
             // As a task's would, a panic ends the call alone.
             let work = AssertUnwindSafe(work).catch_unwind();
-            Work::Here(Box::pin(work.map(|outcome| match outcome {
-                Ok(outcome) => outcome.map_err(|error| status(&error)),
-                Err(_) => Err(given_up("it panicked")),
-            })))
+            Work::Here(Box::pin(work.map(|outcome| outcome.unwrap_or_else(|_| Err(given_up("it panicked"))))))
         })
     }
 
@@ -63,10 +57,15 @@ impl Call {
         let interrupt = Interrupt::default();
         Self { answers, work: how(work(interrupt.clone(), sender)), interrupt }
     }
+
+    /// Whether whoever asks for the answers does the work.
+    pub(super) const fn is_here(&self) -> bool {
+        matches!(self.work, Work::Here(_))
+    }
 }
 
 impl Stream for Call {
-    type Item = Result<ExecuteResponse, Status>;
+    type Item = Result<ExecuteResponse, SqlError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -81,10 +80,9 @@ impl Stream for Call {
                 Work::Done(error) if is_over => return Poll::Ready(error.take().map(Err)),
                 Work::Done(_) => return Poll::Pending,
                 Work::Here(work) => work.as_mut().poll(context),
-                Work::Elsewhere(task) => Pin::new(task).poll(context).map(|outcome| match outcome {
-                    Ok(outcome) => outcome.map_err(|error| status(&error)),
-                    Err(error) => Err(given_up(&error.to_string())),
-                }),
+                Work::Elsewhere(task) => Pin::new(task)
+                    .poll(context)
+                    .map(|outcome| outcome.unwrap_or_else(|error| Err(given_up(&error.to_string())))),
             };
             match outcome {
                 Poll::Ready(outcome) => self.work = Work::Done(outcome.err()),
@@ -104,8 +102,8 @@ impl Drop for Call {
     }
 }
 
-fn given_up(why: &str) -> Status {
-    failed(sqlstate::INTERNAL_ERROR, format!("the statement was given up: {why}"))
+fn given_up(why: &str) -> SqlError {
+    SqlError::new(sqlstate::INTERNAL_ERROR, format!("the statement was given up: {why}"))
 }
 
 /// A header, a row, and the completion.

@@ -88,7 +88,7 @@ fn folds(page: &mut Page<'_>, database: &Database) -> fmt::Result {
     let behind = known.map(|(name, applied)| (name.to_owned(), durable.value().saturating_sub(applied.value())));
     page.gauges("materializer_lag_commits", "Durable commits that are not folded yet", "materializer", &behind)?;
     page.gauge("memtable_bytes", "Rows that lie in memory alone", folds.kv().unflushed_bytes())?;
-    page.gauge("row_cache_bytes", "Blocks of rows' files in memory", folds.kv().cached_bytes())?;
+    page.gauge("row_cache_bytes", "Blocks of rows' files, and single rows, in memory", folds.kv().cached_bytes())?;
     page.gauge("row_file_bytes", "Bytes of the rows' files", folds.kv().file_bytes())?;
     let kept = database.visible().value().saturating_sub(folds.kv().history_from().value());
     page.gauge("history_commits", "Commits that reads in the past can go back", kept)

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use highwater_log::env::{Clock, Entropy, Env};
-use highwater_query::{Session, SqlError, sqlstate};
+use highwater_query::{Parameter, Session, SqlError, sqlstate};
 use tokio::sync::OwnedMutexGuard;
 
 use super::ServerOptions;
@@ -65,6 +65,30 @@ impl Drop for Held {
     }
 }
 
+/// A session that stays open for as long as this is there, however long no call uses it.
+pub(super) struct Kept {
+    sessions: Arc<Sessions>,
+    id: String,
+    session: Arc<tokio::sync::Mutex<Session>>,
+}
+
+impl Kept {
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// As [`Session::is_short`]; not while it is in somebody's hands.
+    pub(super) fn is_short(&self, sql: &str, parameters: &[Parameter]) -> bool {
+        self.session.try_lock().is_ok_and(|session| session.is_short(sql, parameters))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.sessions.lock().remove(&self.id);
+    }
+}
+
 impl Sessions {
     pub(super) fn new(options: &ServerOptions, env: Env) -> Self {
         let (idle_max, count_max) = (options.session_idle_max, options.sessions_max);
@@ -73,8 +97,18 @@ impl Sessions {
 
     /// Keeps a session, and gives it an id that cannot be guessed.
     pub(super) fn open(&self, session: Session) -> Result<String, SqlError> {
-        let id: String = self.entropy.draw().iter().map(|byte| format!("{byte:02x}")).collect();
+        self.insert(Arc::new(tokio::sync::Mutex::new(session)))
+    }
+
+    /// Keeps a session for as long as the answer is there.
+    pub(super) fn keep(self: &Arc<Self>, session: Session) -> Result<Kept, SqlError> {
         let session = Arc::new(tokio::sync::Mutex::new(session));
+        let id = self.insert(Arc::clone(&session))?;
+        Ok(Kept { sessions: Arc::clone(self), id, session })
+    }
+
+    fn insert(&self, session: Arc<tokio::sync::Mutex<Session>>) -> Result<String, SqlError> {
+        let id: String = self.entropy.draw().iter().map(|byte| format!("{byte:02x}")).collect();
         let (clock, used) = (Arc::clone(&self.clock), Mutex::new(self.clock.monotonic()));
         let entry = Arc::new(Entry { session, clock, used, is_closed: AtomicBool::new(false) });
         let mut open = self.lock();

@@ -18,12 +18,13 @@ use highwater_query::{
 use prost::Message;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::call::{Answers, Call};
 use super::error::status;
+use super::pipeline::Pipeline;
 use super::results::ResultEncoder;
-use super::sessions::{Held, Sessions};
+use super::sessions::{Held, Kept, Sessions};
 use crate::Database;
 
 #[derive(Clone)]
@@ -35,7 +36,13 @@ pub(super) struct SqlService {
     stopping: watch::Receiver<bool>,
 }
 
-/// The session of a call: its own, or one that lasts.
+/// The session that a request is to run in: its own, or the one of this id.
+enum Wanted {
+    Own(Box<Session>),
+    Held(String),
+}
+
+/// The same, at hand.
 enum Borrowed {
     Own(Box<Session>),
     Held(Held),
@@ -104,19 +111,37 @@ impl SqlService {
         }
     }
 
-    /// Runs a call's statements, giving its answers one after another.
+    /// Begins with a request; what names no session runs in `own`, or in one that ends with it.
+    pub(super) fn begin_call(&self, mut request: ExecuteRequest, own: Option<&Kept>) -> Call {
+        let is_small = request.encoded_len() <= SHORT_BYTES_MAX;
+        let parameters: Vec<_> = std::mem::take(&mut request.parameters).into_iter().map(parameter).collect();
+        let (sql, service) = (&request.sql, self.clone());
+        let (is_short, session) = match (request.session.as_str(), own) {
+            ("", None) => {
+                let session = Box::new(self.database.session());
+                (session.is_short(sql, &parameters), Wanted::Own(session))
+            }
+            ("", Some(own)) => (own.is_short(sql, &parameters), Wanted::Held(own.id().to_owned())),
+            (id, _) => (false, Wanted::Held(id.to_owned())),
+        };
+        let run = |interrupt, answers| service.run(request, parameters, session, interrupt, answers);
+        if is_small && is_short { Call::here(run) } else { Call::elsewhere(&self.threads, run) }
+    }
+
+    /// Runs a request's statements, giving its answers one after another.
     async fn run(
         self,
         request: ExecuteRequest,
         parameters: Vec<Parameter>,
+        session: Wanted,
         interrupt: Interrupt,
         answers: Answers,
     ) -> Result<(), SqlError> {
         self.check_stopping()?;
         let format = Format::try_from(request.format).map_err(|_| invalid("the format is none that there is"))?;
-        let mut borrowed = match request.session.as_str() {
-            "" => Borrowed::Own(Box::new(self.database.session())),
-            id => Borrowed::Held(self.sessions.hold(id).await?),
+        let mut borrowed = match session {
+            Wanted::Own(session) => Borrowed::Own(session),
+            Wanted::Held(id) => Borrowed::Held(self.sessions.hold(&id).await?),
         };
         let session = borrowed.session();
         session.interrupted_by(interrupt);
@@ -144,8 +169,8 @@ impl SqlService {
         };
         let number = write_number(&number)?;
         let (prepared, parameters) = statements.into_single()?;
-        if !request.session.is_empty() {
-            return Err(invalid("a numbered write without BEGIN has no session"));
+        if !request.session.is_empty() || session.is_in_transaction() {
+            return Err(invalid("a numbered write without BEGIN has no session, and is in no transaction"));
         }
         let engine = self.database.engine();
         let outcome = match engine.committed(number)? {
@@ -246,20 +271,25 @@ impl Sql for SqlService {
     type ExecuteStream = Pin<Box<dyn Stream<Item = Result<ExecuteResponse, Status>> + Send>>;
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<Self::ExecuteStream>, Status> {
-        let (service, mut request) = (self.clone(), request.into_inner());
-        let is_small = request.encoded_len() <= SHORT_BYTES_MAX;
-        let parameters: Vec<_> = std::mem::take(&mut request.parameters).into_iter().map(parameter).collect();
-        // What a session has set or written may make another statement of it.
-        let is_own = request.session.is_empty();
-        let is_short = is_small && is_own && self.database.engine().is_short(&request.sql, &parameters);
-        let run = |interrupt, answers| service.run(request, parameters, interrupt, answers);
-        if !is_short {
-            return Ok(Response::new(Box::pin(Call::elsewhere(&self.threads, run))));
-        }
-        let mut call = Call::here(run);
+        let mut call = self.begin_call(request.into_inner(), None);
         // Before anything of the answer goes out: all of it then goes together.
-        let first = call.next().await;
-        Ok(Response::new(Box::pin(futures::stream::iter(first).chain(call))))
+        let first = if call.is_here() { call.next().await } else { None };
+        let answers = futures::stream::iter(first).chain(call);
+        Ok(Response::new(Box::pin(answers.map(|answer| answer.map_err(|error| status(&error))))))
+    }
+
+    type PipelineStream = Pipeline;
+
+    async fn pipeline(
+        &self,
+        requests: Request<Streaming<ExecuteRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        let begin = || {
+            self.check_stopping()?;
+            self.sessions.keep(self.database.session())
+        };
+        let session = begin().map_err(|error| status(&error))?;
+        Ok(Response::new(Pipeline::new(self.clone(), session, requests.into_inner(), self.stopping.clone())))
     }
 
     async fn open_session(

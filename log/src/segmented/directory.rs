@@ -288,14 +288,15 @@ impl Unusable {
     }
 }
 
-/// Reads what a segment file begins with, checked against where it was found.
+/// Reads what a segment file of `file_bytes` bytes begins with, checked against where it was found.
 pub(super) fn check_segment_header(
     directory: &Directory,
     identity: Identity,
     id: SegmentId,
-    contents: &[u8],
+    block: &[u8],
+    file_bytes: u64,
 ) -> Result<Result<SegmentHeader, Unusable>, LogError> {
-    match SegmentHeader::decode(contents) {
+    match SegmentHeader::decode(block) {
         Err(SegmentHeaderError::Newer(found)) => Err(LogError::Newer {
             path: directory.segment_path(id),
             found: format!("format {found}"),
@@ -304,7 +305,7 @@ pub(super) fn check_segment_header(
         Err(SegmentHeaderError::Invalid) => Ok(Err(Unusable::Header)),
         Ok(header) if header.identity != identity => Ok(Err(Unusable::Foreign("a segment of another log"))),
         Ok(header) if header.segment != id => Ok(Err(Unusable::Foreign("a segment under another segment's name"))),
-        Ok(header) if header.bytes > contents.len() as u64 => Ok(Err(Unusable::Cut)),
+        Ok(header) if header.bytes > file_bytes => Ok(Err(Unusable::Cut)),
         Ok(header) => Ok(Ok(header)),
     }
 }

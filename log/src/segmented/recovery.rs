@@ -9,7 +9,6 @@
 //! What is cut was never acknowledged; what is kept is written again in place and synced before it counts as durable, because
 //! after a kill it may lie in the page cache only.
 
-use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::ops::Range;
 
@@ -18,10 +17,11 @@ use super::directory::{
 };
 use super::index::{Index, Place};
 use super::manifest::{Manifest, Sealed};
-use super::scan::{Boundary, Scan, Stop, headers_from, scan};
+use super::scan::{Boundary, Scan, Stop, headers_from, headers_in, scan};
 use crate::chain::Chain;
 use crate::env::Access;
 use crate::error::{Damage, LogError};
+use crate::frame::{FRAME_HEADER_BYTES, FRAME_VERSION};
 use crate::position::{Epoch, LogId, Lsn, SegmentId};
 
 /// Where a log ends, and what is to be done before it may go on.
@@ -113,7 +113,7 @@ pub(super) fn find_tail(
     witness: Lsn,
     judgement: Judgement,
 ) -> Result<Tail, LogError> {
-    let segments = load(directory, identity, manifest, present)?;
+    let segments = look(directory, identity, manifest, present)?;
     let sealed_lsn = manifest.sealed.map_or(manifest.trimmed, |sealed| sealed.lsn);
     let mut tail = Tail {
         complete: sealed_lsn,
@@ -201,31 +201,20 @@ pub(super) fn settle(directory: &Directory, tail: &Tail) -> Result<(), LogError>
     directory.sync()
 }
 
-struct Loaded {
+/// A segment as a look through it tells.
+struct Found {
     id: SegmentId,
     bytes: u64,
     /// Where the last byte that is not zero ends.
     used: u64,
-    /// Kept for the newest segment with frames, nearly always the only one; the others are read again in their turn, so that no more
-    /// than two lie in memory.
-    contents: Option<Vec<u8>>,
     has_frames: bool,
 }
 
-impl Loaded {
-    fn new(id: SegmentId, contents: Vec<u8>, has_frames: bool) -> Self {
-        let used = contents.iter().rposition(|byte| *byte != 0).map_or(0, |index| index as u64 + 1);
-        let (bytes, used) = (contents.len() as u64, used.max(SEGMENT_HEADER_BYTES));
-        Self { id, bytes, used, contents: has_frames.then_some(contents), has_frames }
-    }
-
-    fn read(&self, directory: &Directory) -> Result<Cow<'_, [u8]>, LogError> {
-        if let Some(contents) = &self.contents {
-            return Ok(Cow::Borrowed(contents));
-        }
+impl Found {
+    fn read(&self, directory: &Directory) -> Result<Vec<u8>, LogError> {
         let mut contents = directory.read(&directory.segment_path(self.id))?;
         contents.truncate(self.bytes as usize);
-        Ok(Cow::Owned(contents))
+        Ok(contents)
     }
 
     fn outcome(&self, commits: Vec<(Lsn, u64)>, rewrite: Range<u64>, clear: Range<u64>) -> TailSegment {
@@ -233,14 +222,72 @@ impl Loaded {
     }
 }
 
-/// Reads the segments behind the manifest's last sealed one: all with frames, and behind them those prepared ahead, up to the first
+/// What stands in a segment file, piece by piece: most of what is looked through was prepared ahead and is empty.
+struct Look {
+    file_bytes: u64,
+    header: Result<SegmentHeader, Unusable>,
+    /// Where the last byte that is not zero ends.
+    used: u64,
+    /// The lowest and the highest LSN that any frame names, wherever it stands; `None` when there is no frame.
+    lsns: Option<(Lsn, Lsn)>,
+}
+
+impl Look {
+    fn through(directory: &Directory, identity: Identity, id: SegmentId) -> Result<Self, LogError> {
+        let path = directory.segment_path(id);
+        let file = directory.open(&path, Access::Read)?;
+        let file_bytes = file.byte_len().map_err(directory.failed("read", &path))?;
+        let mut block = vec![0; SEGMENT_HEADER_BYTES as usize];
+        let count = file.read_at(&mut block, 0).map_err(directory.failed("read", &path))?;
+        let header = check_segment_header(directory, identity, id, &block[..count], file_bytes)?;
+        let end = header.map_or(file_bytes, |header| header.bytes);
+        let (mut used, mut lsns) = (SEGMENT_HEADER_BYTES, None);
+        // A header that begins in a piece ends behind it.
+        let mut buffer = vec![0; PIECE_BYTES + FRAME_HEADER_BYTES];
+        let mut base = 0;
+        while base < file_bytes {
+            let next = base + PIECE_BYTES as u64;
+            let count = file.read_at(&mut buffer, base).map_err(directory.failed("read", &path))?;
+            let piece = &buffer[..count];
+            if let Some(last) = last_used(&piece[..count.min(end.saturating_sub(base) as usize)]) {
+                used = used.max(base + last as u64 + 1);
+            }
+            for header in headers_in(identity, id, piece, base, SEGMENT_HEADER_BYTES..next) {
+                match header {
+                    Ok((_, header)) => {
+                        let (low, high) = lsns.unwrap_or((header.lsn, header.lsn));
+                        lsns = Some((header.lsn.min(low), header.lsn.max(high)));
+                    }
+                    Err(Stop::Newer { what, found }) => {
+                        let found = format!("{what} {found} of a frame");
+                        return Err(LogError::Newer { path, found, known: u32::from(FRAME_VERSION) });
+                    }
+                    Err(_) => {}
+                }
+            }
+            base = next;
+        }
+        Ok(Self { file_bytes, header, used, lsns })
+    }
+}
+
+/// Where the last byte is that is not zero.
+fn last_used(bytes: &[u8]) -> Option<usize> {
+    // Whole pages of zeros are passed over without a question for each byte.
+    let page = |start: usize| &bytes[start..bytes.len().min(start + 4096)];
+    let is_used = |start: &usize| page(*start).iter().fold(0, |any, byte| any | byte) != 0;
+    let start = (0..bytes.len()).step_by(4096).rev().find(is_used)?;
+    page(start).iter().rposition(|byte| *byte != 0).map(|at| start + at)
+}
+
+/// Looks through the segments behind the manifest's last sealed one: all with frames, and behind them those prepared ahead, up to the first
 /// that is not usable. That and what is behind it holds nothing, and is written over in its turn.
-fn load(
+fn look(
     directory: &Directory,
     identity: Identity,
     manifest: &Manifest,
     present: &[SegmentId],
-) -> Result<Vec<Loaded>, LogError> {
+) -> Result<Vec<Found>, LogError> {
     let sealed = manifest.sealed.map_or(manifest.first.value() - 1, |sealed| sealed.segment.value());
     let missing = |id: u64, newest: SegmentId| {
         let what = format!("the file is missing or unusable, though segment {newest} is or was in use");
@@ -252,65 +299,31 @@ fn load(
             return Err(missing(id, manifest.active).into());
         }
     }
-    let mut segments: Vec<Loaded> = Vec::new();
+    let mut segments: Vec<Found> = Vec::new();
     let mut gap = None;
     for (expected, id) in (sealed + 1..).zip(present.iter().copied().filter(|id| id.value() > sealed)) {
         if id.value() != expected && gap.is_none() {
             gap = Some(expected);
         }
-        let mut contents = directory.read(&directory.segment_path(id))?;
-        let lsns = sightings(directory, identity, id, &contents)?;
-        let unusable = match check_segment_header(directory, identity, id, &contents)? {
-            Ok(SegmentHeader { bytes, .. }) => {
-                contents.truncate(bytes as usize);
-                None
-            }
-            Err(unusable) => Some(unusable),
+        let Look { file_bytes, header, used, lsns } = Look::through(directory, identity, id)?;
+        let (bytes, unusable) = match header {
+            Ok(SegmentHeader { bytes, .. }) => (bytes, None),
+            Err(unusable) => (file_bytes, Some(unusable)),
         };
         match (lsns, unusable) {
             (None, None | Some(Unusable::Header | Unusable::Cut)) if gap.is_some() => {}
             (Some(_), None) if gap.is_some() => return Err(missing(gap.unwrap_or(expected), id).into()),
-            (lsns, None) => {
-                let has_frames = lsns.is_some();
-                if has_frames && let Some(before) = segments.last_mut() {
-                    before.contents = None;
-                }
-                segments.push(Loaded::new(id, contents, has_frames));
-            }
+            (lsns, None) => segments.push(Found { id, bytes, used, has_frames: lsns.is_some() }),
             // A preparation that was interrupted, or an unused file that was damaged: nothing is in it.
             (None, Some(Unusable::Header | Unusable::Cut)) => gap = Some(id.value()),
             (lsns, Some(unusable)) => {
                 let (first, last) = lsns.unwrap_or((Lsn::ORIGIN, Lsn::ORIGIN));
-                let bytes = 0..contents.len() as u64;
+                let bytes = 0..bytes;
                 return Err(Damage { what: unusable.what().to_owned(), segment: id, bytes, first, last }.into());
             }
         }
     }
     Ok(segments)
-}
-
-/// The lowest and the highest LSN that any frame of a segment names, wherever it stands; `None` when there is no frame.
-fn sightings(
-    directory: &Directory,
-    identity: Identity,
-    id: SegmentId,
-    contents: &[u8],
-) -> Result<Option<(Lsn, Lsn)>, LogError> {
-    let mut range = None;
-    for header in headers_from(identity, id, contents, SEGMENT_HEADER_BYTES) {
-        match header {
-            Ok((_, header)) => {
-                let (low, high) = range.unwrap_or((header.lsn, header.lsn));
-                range = Some((header.lsn.min(low), header.lsn.max(high)));
-            }
-            Err(Stop::Newer { what, found }) => {
-                let (path, found) = (directory.segment_path(id), format!("{what} {found} of a frame"));
-                return Err(LogError::Newer { path, found, known: u32::from(crate::frame::FRAME_VERSION) });
-            }
-            Err(_) => {}
-        }
-    }
-    Ok(range)
 }
 
 /// Whether the frames of `segment` may end as they do; if not, what is damaged.
@@ -353,3 +366,6 @@ fn judge(
     let damage = Damage { what, segment: id, bytes: scan.end..end, first: lost, last: told.max(proven).max(lost) };
     Err(damage.into())
 }
+
+/// Bytes of a segment that are looked at together.
+const PIECE_BYTES: usize = 1024 * 1024;

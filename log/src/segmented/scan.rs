@@ -1,5 +1,7 @@
 //! Looking through a segment's bytes for frames.
 
+use std::ops::Range;
+
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::directory::{Identity, SEGMENT_HEADER_BYTES};
@@ -122,10 +124,22 @@ pub(super) fn headers_from(
     contents: &[u8],
     from: u64,
 ) -> impl Iterator<Item = Result<(u64, FrameHeader), Stop>> {
-    let first = from.next_multiple_of(FRAME_ALIGNMENT as u64);
+    headers_in(identity, id, contents, 0, from..contents.len() as u64)
+}
+
+/// The same of a piece that begins at `base` in its segment, for those that stand within `range` of the segment.
+pub(super) fn headers_in(
+    identity: Identity,
+    id: SegmentId,
+    piece: &[u8],
+    base: u64,
+    range: Range<u64>,
+) -> impl Iterator<Item = Result<(u64, FrameHeader), Stop>> {
+    let first = range.start.max(base).next_multiple_of(FRAME_ALIGNMENT as u64);
+    let end = range.end.min(base + piece.len() as u64);
     let seed = identity.seed();
-    (first..contents.len() as u64).step_by(FRAME_ALIGNMENT).filter_map(move |offset| {
-        let bytes = &contents[offset as usize..];
+    (first..end).step_by(FRAME_ALIGNMENT).filter_map(move |offset| {
+        let bytes = &piece[(offset - base) as usize..];
         if !bytes.starts_with(&FRAME_MAGIC) {
             return None;
         }

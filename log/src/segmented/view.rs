@@ -301,7 +301,9 @@ impl LogView {
             let bytes = start..contents.len() as u64;
             Some(Damage { what: what.to_owned(), segment: id, bytes, first, last: first.max(self.synced()) })
         };
-        if let Err(unusable) = check_segment_header(&self.directory, self.identity, id, &contents)? {
+        if let Err(unusable) =
+            check_segment_header(&self.directory, self.identity, id, &contents, contents.len() as u64)?
+        {
             return Ok((chain, damage(unusable.what(), 0, first)));
         }
         let scan =

@@ -27,6 +27,9 @@ pub(super) struct Checkpoint {
     pub(super) times: Vec<(u64, Lsn)>,
     /// Checksums of files that the trees' library does not check by itself.
     pub(super) manifests: Vec<TreeManifest>,
+    /// The last commit up to `applied`, or behind it, that changed the catalog: one that has come as far needs none of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) catalog_changed: Option<Lsn>,
 }
 
 /// What is known of a tree.
@@ -84,6 +87,7 @@ impl Checkpoint {
             trees: Vec::new(),
             times: Vec::new(),
             manifests: Vec::new(),
+            catalog_changed: None,
         }
     }
 

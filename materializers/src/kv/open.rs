@@ -8,6 +8,7 @@ use highwater_log::Lsn;
 use highwater_log::position::StorageId;
 
 use super::checkpoint::{Checkpoint, TreeRecord};
+use super::hot::HotRows;
 use super::tree::{Staleness, Tree};
 use super::{CURRENT_NAME, GONE_SUFFIX, Kv, storage_error};
 use crate::error::FoldError;
@@ -33,6 +34,7 @@ impl Kv {
         let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         trees.generation += 1;
         trees.by_storage.clear();
+        trees.hot = Arc::new(HotRows::new(self.options.hot_bytes()));
         self.unflushed_bytes.store(0, Ordering::Relaxed);
         self.applied.store(0, Ordering::Release);
         self.checkpointed.store(0, Ordering::Release);
@@ -87,6 +89,9 @@ impl Kv {
             // Without a checkpoint nothing says which log they were folded from.
             return Err(storage_error("there are trees without a checkpoint"));
         }
+        if let Some(changed) = checkpoint.catalog_changed {
+            self.catalog.pass_over(changed, checkpoint.applied);
+        }
         self.history().begin_at(checkpoint.history_from, checkpoint.times.iter().copied());
         let mut open = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         open.by_storage = trees;
@@ -100,7 +105,7 @@ impl Kv {
     /// Opens one tree. Files that the tree's library cannot make sense of may make it panic; that is damage like any other.
     pub(super) fn open_tree(&self, id: StorageId, staleness: Staleness) -> Result<Tree, FoldError> {
         let path = self.tree_directory(id);
-        let open = || Tree::open(&path, &self.cache, staleness);
+        let open = || Tree::open(id, &path, &self.cache, self.hot(), staleness);
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
         opened.unwrap_or_else(|_| Err(storage_error(&format!("the files of storage {id} are damaged"))))
     }

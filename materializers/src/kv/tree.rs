@@ -18,17 +18,20 @@ use highwater_log::Lsn;
 use highwater_log::position::StorageId;
 use highwater_log::sequencer::KeyRange;
 use lsm_tree::compaction::Leveled;
-use lsm_tree::config::{HashRatioPolicy, RestartIntervalPolicy};
+use lsm_tree::config::{HashRatioPolicy, PinningPolicy, RestartIntervalPolicy};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, SequenceNumberCounter, Slice};
 use serde::{Deserialize, Serialize};
 
+use super::hot::{HotRows, Known};
 use super::reclaim::{Filters, Reclaim, Tally};
 use super::value;
 use crate::error::FoldError;
 
 /// A tree of keys in versions.
 pub(super) struct Tree {
+    id: StorageId,
     tree: AnyTree,
+    hot: Arc<HotRows>,
     counter: SequenceNumberCounter,
     path: PathBuf,
     /// The highest LSN in the files found when it was opened: everything below it has come to them.
@@ -69,20 +72,31 @@ struct Mark {
 }
 
 impl Tree {
-    pub(super) fn open(path: &Path, cache: &Arc<Cache>, staleness: Staleness) -> Result<Self, FoldError> {
+    pub(super) fn open(
+        id: StorageId,
+        path: &Path,
+        cache: &Arc<Cache>,
+        hot: Arc<HotRows>,
+        staleness: Staleness,
+    ) -> Result<Self, FoldError> {
         let counter = SequenceNumberCounter::default();
         let reclaim = Arc::<Reclaim>::default();
         let config = Config::new(path, counter.clone(), SequenceNumberCounter::default())
             .use_cache(Arc::clone(cache))
             .data_block_restart_interval_policy(RestartIntervalPolicy::all(RESTART_INTERVAL))
             .data_block_hash_ratio_policy(HashRatioPolicy::all(HASH_RATIO))
+            // In pieces, of which those come into memory that are needed, and stay for as long as they are: a whole one is as large as
+            // dozens of blocks of rows, and there is no end to how many there may be.
+            .index_block_partitioning_policy(PinningPolicy::all(true))
+            .filter_block_partitioning_policy(PinningPolicy::all(true))
             .with_compaction_filter_factory(Some(Arc::new(Filters(Arc::clone(&reclaim)))));
         let tree = config.open().map_err(failed)?;
         let persisted = tree.get_highest_persisted_seqno().map(Lsn::new);
         let Staleness { now, mark } = staleness;
         let (stale, mark) = (AtomicU64::new(now), Mutex::new(mark));
         let (beneath, base) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { tree, counter, path: path.to_owned(), persisted, reclaim, stale, beneath, base, mark })
+        let path = path.to_owned();
+        Ok(Self { id, tree, hot, counter, path, persisted, reclaim, stale, beneath, base, mark })
     }
 
     /// From now on it keeps what it knows of keys that are gone: the tree of this storage is to lie beneath, and may have them.
@@ -123,6 +137,7 @@ impl Tree {
     /// last may be there in part, and is written again.
     pub(super) fn write(&self, key: &[u8], value: Vec<u8>, lsn: Lsn) {
         assert_eq!(value::version(&value).map(|(lsn, _)| lsn), Some(lsn));
+        self.hot.note_write(self.id, key, lsn);
         if self.persisted.is_none_or(|persisted| lsn >= persisted) {
             self.tree.insert(key, Slice::from(Bytes::from(value)), lsn.value());
         }
@@ -156,11 +171,23 @@ impl Tree {
 
     /// The value of a key as of `at`, unless it is gone.
     pub(super) fn read(&self, key: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
-        let value = self.tree.get(key, bound(at)).map_err(failed)?;
-        match (value, self.base()) {
-            (None, Some(base)) => base.read(key, at),
-            (value, _) => Ok(value.map(Bytes::from).filter(|value| !value::is_gone(value))),
+        let place = self.hot.place(self.id, key);
+        let is_wanted = match self.hot.get(&place, at) {
+            Known::Value(value) => return Ok(Some(value)),
+            Known::Wanted => true,
+            Known::Nothing => false,
+        };
+        let value = match (self.own_value(key, at)?, self.base()) {
+            (None, Some(base)) => return base.read(key, at),
+            (value, _) => value.filter(|value| !value::is_gone(value)),
+        };
+        if is_wanted
+            && let Some(value) = &value
+            && let Some((version, _)) = value::version(value)
+        {
+            self.hot.keep(&place, at, version, value);
         }
+        Ok(value)
     }
 
     /// The newest version of a key as of `at` that the tree itself has.

@@ -66,6 +66,26 @@ fn every_state_equals_the_naive_fold_through_restarts_and_lost_directories() {
 }
 
 #[test]
+fn after_a_kill_no_commit_is_folded_again_that_is_in_the_files() {
+    let mut machine = Machine::new(3);
+    machine.options.memtable_bytes = 1;
+    let mut workload = Workload::new(3);
+    let mut before = Lsn::ORIGIN;
+    for round in 0..20 {
+        let mut world = machine.open().unwrap();
+        work(&mut world, &mut workload, &machine, 15);
+        world.folds.maintain().unwrap();
+        let in_files = world.folds.kv().checkpointed();
+        assert!(in_files > before, "round {round}");
+        before = in_files;
+        drop(world);
+        machine.disk.kill_process();
+        // Neither the rows nor the catalog begin before that, whenever the catalog changed last.
+        assert_eq!(machine.open().unwrap().replayed_from, in_files, "round {round}");
+    }
+}
+
+#[test]
 fn history_ends_where_the_window_ends_and_says_so_but_not_under_a_reader() {
     let mut machine = Machine::new(5);
     machine.options.history = Duration::from_secs(3600);

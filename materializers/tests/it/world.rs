@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub(crate) folds: Materialized,
     pub(crate) sequencer: Sequencer,
     pub(crate) pipeline: Pipeline,
+    /// The last commit that was there already when it was opened.
+    pub(crate) replayed_from: Lsn,
 }
 
 /// Why a world did not open.
@@ -109,7 +111,8 @@ impl Machine {
         let path = self.folds_path();
         let folds =
             Materialized::open(&self.fold_env, &path, log.id(), self.options.clone()).map_err(OpenError::Fold)?;
-        folds.catch_up(&*log, |_| {}).map_err(OpenError::Fold)?;
+        let mut replayed_from = Lsn::ORIGIN;
+        folds.catch_up(&*log, |progress| replayed_from = progress.from).map_err(OpenError::Fold)?;
         let (sequencer, pipeline) = Sequencer::without_thread(
             Arc::<SegmentedLog>::clone(&log),
             Arc::new(folds.clone()),
@@ -118,7 +121,7 @@ impl Machine {
             SequencerOptions { window_entries_max: 50, ..SequencerOptions::default() },
         )
         .map_err(OpenError::Log)?;
-        Ok(World { log, folds, sequencer, pipeline })
+        Ok(World { log, folds, sequencer, pipeline, replayed_from })
     }
 }
 
@@ -160,6 +163,8 @@ impl World {
             let mut keys = Vec::new();
             for item in pin.rows(table.schema().storage, &everything())? {
                 let (key, row) = item?;
+                let by_key = pin.row(table.schema().storage, &key)?;
+                assert_eq!(by_key.as_ref(), Some(&row), "a row looked up is the one that a scan finds, at {at}");
                 let version = Row::schema_version(&row.bytes).unwrap();
                 let written = self.folds.catalog().table_at_version(table.schema().id, version).unwrap();
                 let view = TableRow::new(Row::parse(written.layout(), &row.bytes).unwrap(), &table);

@@ -138,7 +138,7 @@ impl Read {
         let view = row.view(table)?;
         let mut arrays = Vec::with_capacity(self.columns.len());
         for (place, column_type) in &self.columns {
-            let mut builder = ColumnBuilder::new(*column_type);
+            let mut builder = ColumnBuilder::with_capacity(*column_type, 1);
             builder.append(view.value(*place)?)?;
             arrays.push(builder.finish());
         }
@@ -159,8 +159,9 @@ struct Batches {
 impl Batches {
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, SqlError> {
         self.interrupt.check()?;
+        let rows = self.rows_left.min(ROWS_EXPECTED);
         let mut builders: Vec<_> =
-            self.columns.iter().map(|(_, column_type)| ColumnBuilder::new(*column_type)).collect();
+            self.columns.iter().map(|(_, column_type)| ColumnBuilder::with_capacity(*column_type, rows)).collect();
         let (mut count, mut bytes) = (0, 0);
         while count < self.rows_left.min(BATCH_ROWS_MAX) && bytes < BATCH_BYTES_MAX {
             let Some((_, row)) = self.rows.next().transpose()? else { break };
@@ -189,4 +190,6 @@ impl Iterator for Batches {
 }
 
 const BATCH_ROWS_MAX: usize = 2048;
+/// Of a batch, before it is known how many there are.
+const ROWS_EXPECTED: usize = 128;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;

@@ -34,13 +34,25 @@ pub(super) async fn apply(
     transaction: &mut Transaction,
     request: &Request<'_>,
 ) -> Result<Applied, SqlError> {
-    let counted = |tag: &str, rows: usize| Done { rows: Some(rows as u64), ..Done::tag(format!("{tag} {rows}")) };
     context.interrupt.check()?;
     let direct = request.direct(&transaction.catalog, &context.facts.namespace);
     let written = direct.map(|direct| direct.write(transaction, request.parameters())).transpose()?.flatten();
     if let Some(Written { tag, count }) = written {
         return Ok(Applied { done: counted(tag, count), begun: None, returned: None });
     }
+    Box::pin(apply_planned(context, transaction, request)).await
+}
+
+fn counted(tag: &str, rows: usize) -> Done {
+    Done { rows: Some(rows as u64), ..Done::tag(format!("{tag} {rows}")) }
+}
+
+/// The same, by the planner.
+async fn apply_planned(
+    context: &StatementContext<'_>,
+    transaction: &mut Transaction,
+    request: &Request<'_>,
+) -> Result<Applied, SqlError> {
     let bound = request.bound()?;
     let (mut begun, mut returned) = (None, None);
     let mut changed = |tag: &str, changed: dml::Changed| {

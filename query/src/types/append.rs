@@ -57,10 +57,17 @@ impl ColumnBuilder {
     /// An empty column of this type.
     #[must_use]
     pub fn new(column_type: ColumnType) -> Self {
+        Self::with_capacity(column_type, ROWS_EXPECTED)
+    }
+
+    /// An empty column of this type with room for so many values.
+    #[must_use]
+    pub fn with_capacity(column_type: ColumnType, rows: usize) -> Self {
         match column_type {
-            ColumnType::Scalar(element) => Self::Scalar(ScalarBuilder::new(element)),
+            ColumnType::Scalar(element) => Self::Scalar(ScalarBuilder::with_capacity(element, rows)),
             ColumnType::Array(element) => {
-                Self::Array(ListBuilder::new(ScalarBuilder::new(element)).with_field(item_field(element)))
+                let elements = ScalarBuilder::with_capacity(element, rows);
+                Self::Array(ListBuilder::with_capacity(elements, rows).with_field(item_field(element)))
             }
         }
     }
@@ -117,28 +124,30 @@ macro_rules! each {
 }
 
 impl ScalarBuilder {
-    fn new(element: ElementType) -> Self {
+    fn with_capacity(element: ElementType, rows: usize) -> Self {
         match element {
-            ElementType::Boolean => Self::Boolean(BooleanBuilder::new()),
-            ElementType::SmallInt => Self::SmallInt(Int16Builder::new()),
-            ElementType::Integer => Self::Integer(Int32Builder::new()),
-            ElementType::BigInt => Self::BigInt(Int64Builder::new()),
-            ElementType::Real => Self::Real(Float32Builder::new()),
-            ElementType::Double => Self::Double(Float64Builder::new()),
+            ElementType::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
+            ElementType::SmallInt => Self::SmallInt(Int16Builder::with_capacity(rows)),
+            ElementType::Integer => Self::Integer(Int32Builder::with_capacity(rows)),
+            ElementType::BigInt => Self::BigInt(Int64Builder::with_capacity(rows)),
+            ElementType::Real => Self::Real(Float32Builder::with_capacity(rows)),
+            ElementType::Double => Self::Double(Float64Builder::with_capacity(rows)),
             ElementType::Numeric { .. } => {
-                Self::Numeric(Decimal128Builder::new().with_data_type(super::element_arrow_type(element)))
+                Self::Numeric(Decimal128Builder::with_capacity(rows).with_data_type(super::element_arrow_type(element)))
             }
             ElementType::Text
             | ElementType::Varchar(_)
             | ElementType::Char(_)
             | ElementType::Uuid
-            | ElementType::Jsonb => Self::Text(StringBuilder::new()),
-            ElementType::Bytea => Self::Bytea(BinaryBuilder::new()),
-            ElementType::Date => Self::Date(Date32Builder::new()),
-            ElementType::Time(_) => Self::Time(Time64MicrosecondBuilder::new()),
-            ElementType::Timestamp(_) => Self::Timestamp(TimestampMicrosecondBuilder::new()),
-            ElementType::TimestampTz(_) => Self::Timestamp(TimestampMicrosecondBuilder::new().with_timezone(UTC)),
-            ElementType::Interval => Self::Interval(IntervalMonthDayNanoBuilder::new()),
+            | ElementType::Jsonb => Self::Text(StringBuilder::with_capacity(rows, rows * TEXT_BYTES_EXPECTED)),
+            ElementType::Bytea => Self::Bytea(BinaryBuilder::with_capacity(rows, rows * TEXT_BYTES_EXPECTED)),
+            ElementType::Date => Self::Date(Date32Builder::with_capacity(rows)),
+            ElementType::Time(_) => Self::Time(Time64MicrosecondBuilder::with_capacity(rows)),
+            ElementType::Timestamp(_) => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows)),
+            ElementType::TimestampTz(_) => {
+                Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_timezone(UTC))
+            }
+            ElementType::Interval => Self::Interval(IntervalMonthDayNanoBuilder::with_capacity(rows)),
         }
     }
 
@@ -207,3 +216,8 @@ fn arrow_interval(interval: Interval) -> Result<IntervalMonthDayNano, SqlError> 
 fn mismatch() -> SqlError {
     SqlError::internal("a stored value is not of its column's type")
 }
+
+/// Of a column whose length nobody has told.
+const ROWS_EXPECTED: usize = 1024;
+/// Of a text, or of bytes.
+const TEXT_BYTES_EXPECTED: usize = 16;
