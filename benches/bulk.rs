@@ -8,10 +8,14 @@
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
+#[path = "support/drawn.rs"]
+mod drawn;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
+use drawn::{drawn, text};
 use highwater::{Database, Options, Outcome, Parameter, Prepared, Session};
 use highwater_materializers::KvOptions;
 use rusqlite::Connection;
@@ -85,18 +89,6 @@ fn main() {
     });
     let by_index = session.prepare(BY_INDEX).unwrap();
     ranges("100 rows by an index", &runtime, &mut session, &by_index, &sqlite, BY_INDEX, |at| vec![drawn(at, groups)]);
-}
-
-/// A number below another, as if drawn by chance: SplitMix64's.
-fn drawn(at: i64, below: i64) -> i64 {
-    let mixed = (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((mixed ^ (mixed >> 31)) >> 1) as i64 % below
-}
-
-fn text(id: i64) -> String {
-    format!("{id:0>80}")
 }
 
 fn insert_batch() -> String {

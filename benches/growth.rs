@@ -3,17 +3,21 @@
 //! `cargo bench --bench growth [-- ROWS…]` (default: 100,000, 1,000,000, 10,000,000 and 50,000,000 rows of about 100 bytes). Everything
 //! happens in processes of their own, so that memory is that of one database. At each size, embedded: the database is filled up and closed;
 //! opened, keys drawn by chance are read for two seconds, single rows are committed for two; the process is killed; the database
-//! is opened once more, and killed after a second of rest. SQLite has a write-ahead log, `synchronous=FULL` and as much page cache as ours has of blocks, and
-//! does the same reads and commits. At the end the figures stand as charts, as `docs/performance.md` shows them.
+//! is opened once more, and closed after a second of rest. SQLite has a write-ahead log and `synchronous=FULL`, keeps as much in memory as we
+//! do, and does the same reads and commits. At the end the figures stand as charts, as `docs/performance.md` shows them.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
+
+#[path = "support/drawn.rs"]
+mod drawn;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use drawn::{drawn, text};
 use highwater::{Database, Outcome, Parameter};
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
@@ -223,18 +227,6 @@ fn commits(who: &str, mut commit: impl FnMut(i64)) {
 /// Where the rows that are committed one by one begin, beyond all that are filled in.
 const fn next_id(rows: i64) -> i64 {
     rows << 32
-}
-
-/// A number below another, as if drawn by chance: SplitMix64's.
-fn drawn(at: i64, below: i64) -> i64 {
-    let mixed = (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((mixed ^ (mixed >> 31)) >> 1) as i64 % below
-}
-
-fn text(id: i64) -> String {
-    format!("{id:0>80}")
 }
 
 fn milliseconds(since: Instant) -> f64 {

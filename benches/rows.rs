@@ -9,6 +9,8 @@
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
+#[path = "support/drawn.rs"]
+mod drawn;
 #[path = "../tests/support/postgres.rs"]
 mod postgres;
 #[path = "../tests/support/server.rs"]
@@ -19,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use drawn::{drawn, text};
 use futures::future::join_all;
 use highwater::{Database, Options, Outcome, Parameter, Session};
 use highwater_materializers::KvOptions;
@@ -62,18 +65,6 @@ fn main() {
         embedded(&runtime, directory.path(), rows);
     }
     servers(&runtime, directory.path());
-}
-
-fn text(id: i64) -> String {
-    format!("{id:0>80}")
-}
-
-/// A number below another, as if drawn by chance: SplitMix64's.
-fn drawn(at: i64, below: i64) -> i64 {
-    let mixed = (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((mixed ^ (mixed >> 31)) >> 1) as i64 % below
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -203,7 +203,14 @@ fn a_pipeline_has_a_session_which_ends_with_it() {
         let first = pipeline.ask(numbered(10)).await;
         let again = pipeline.ask(numbered(11)).await;
         assert!(first.commit_lsn.is_some() && first.commit_lsn == again.commit_lsn && again.is_duplicate, "{again:?}");
-        pipeline.run("BEGIN").await;
+        let begin = ExecuteRequest { number: number.clone(), ..request("BEGIN") };
+        let begin =
+            ExecuteRequest { number: begin.number.map(|number| WriteNumber { sequence: 2, ..number }), ..begin };
+        assert_eq!(pipeline.ask(begin).await.sqlstate(), "22023", "its number would be the transaction's");
+        assert_eq!(pipeline.run("ROLLBACK").await.sqlstate(), "", "there is none open");
+        pipeline.run("SET synchronous_commit = off").await;
+        assert_eq!(pipeline.ask(numbered(12)).await.sqlstate(), "22023", "nobody would know that it is synced");
+        pipeline.run("SET synchronous_commit = on; BEGIN").await;
         assert_eq!(pipeline.ask(numbered(12)).await.sqlstate(), "22023");
         pipeline.run("INSERT INTO t VALUES (13)").await;
         let mut operations = OperationsClient::new(channel.clone());
@@ -232,13 +239,31 @@ fn what_is_not_read_is_not_done_and_an_idle_pipeline_does_not_hold_up_a_stop() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(counting.run("SELECT count(*) FROM t").await.int(), 0);
         drop(slow);
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut operations = OperationsClient::new(connect(&server).await);
+        while operations.status(StatusRequest {}).await.unwrap().into_inner().session_count > 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         assert_eq!(counting.run("SELECT count(*) FROM t").await.int(), 0);
+        // One that always has another request ends, too.
+        let Pipeline { requests, mut answers } = Pipeline::open(&connect(&server).await).await;
+        let sending = tokio::spawn(async move { while requests.send(request("SELECT 1")).await.is_ok() {} });
+        let busy = tokio::spawn(async move {
+            loop {
+                match answers.message().await {
+                    Ok(message) => assert!(message.is_some(), "the client has not said all"),
+                    Err(ended) => return ended,
+                }
+            }
+        });
         let stopped = tokio::task::spawn_blocking(|| server.terminate());
         let ended = counting.answers.message().await.unwrap_err();
         assert_eq!((ended.code(), ended.message()), (Code::Unavailable, "the server is stopping"));
         assert_eq!(ended.metadata().get("sqlstate").unwrap(), "57P03");
-        drop(counting);
+        // Who is sending may hear of the stream that is reset before he hears why.
+        let ended = busy.await.unwrap();
+        assert!(matches!(ended.code(), Code::Unavailable | Code::Unknown | Code::Cancelled), "{ended}");
+        sending.await.unwrap();
+        drop((counting, operations));
         assert_eq!(stopped.await.unwrap().code(), Some(0));
     });
 }

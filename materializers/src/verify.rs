@@ -166,7 +166,7 @@ impl Look<'_> {
             if finding.is_some() {
                 continue;
             }
-            let wrong = match self.pin.row(storage, &entry.bytes)? {
+            let wrong = match self.pin.looked_up_row(storage, &entry.bytes)? {
                 None => Some(format!("index {} has an entry of row {}, which is gone", index.name, entry.id)),
                 Some(row) => {
                     let right = self.of_row(&row.bytes, |view| self.table.index_key(index, view, &entry.bytes))?.0;

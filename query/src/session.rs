@@ -336,6 +336,12 @@ impl Session {
         }
     }
 
+    /// Whether commits are acknowledged before they are synced, as `synchronous_commit` says.
+    #[must_use]
+    pub fn is_buffered(&self) -> bool {
+        self.settings.durability() == Durability::Buffered
+    }
+
     /// Whether a transaction is open, failed ones included.
     #[must_use]
     pub const fn is_in_transaction(&self) -> bool {

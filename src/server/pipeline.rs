@@ -62,16 +62,17 @@ impl Stream for Pipeline {
             if this.is_over {
                 return Poll::Ready(None);
             }
-            let error = match this.requests.poll_next_unpin(context) {
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Ok(request))) => {
-                    this.call = Some(this.service.begin_call(request, Some(&this.session)));
-                    continue;
-                }
-                Poll::Ready(Some(Err(error))) => error,
-                Poll::Pending => {
-                    ready!(this.stopped.as_mut().poll(context));
-                    failed(sqlstate::CANNOT_CONNECT_NOW, "the server is stopping")
+            // Before the next request, of which there may be one for ever.
+            let error = if this.stopped.as_mut().poll(context).is_ready() {
+                failed(sqlstate::CANNOT_CONNECT_NOW, "the server is stopping")
+            } else {
+                match ready!(this.requests.poll_next_unpin(context)) {
+                    None => return Poll::Ready(None),
+                    Some(Ok(request)) => {
+                        this.call = Some(this.service.begin_call(request, Some(&this.session)));
+                        continue;
+                    }
+                    Some(Err(error)) => error,
                 }
             };
             this.is_over = true;

@@ -20,13 +20,15 @@ pub(super) struct Sessions {
     entropy: Arc<dyn Entropy>,
 }
 
-struct Entry {
+pub(super) struct Entry {
     session: Arc<tokio::sync::Mutex<Session>>,
     clock: Arc<dyn Clock>,
     /// When a call last began or ended with it, by the clock's monotonic time.
     used: Mutex<Duration>,
     /// Set by whoever held it last.
     is_closed: AtomicBool,
+    /// However long nobody uses it.
+    is_kept: bool,
 }
 
 impl Entry {
@@ -69,17 +71,17 @@ impl Drop for Held {
 pub(super) struct Kept {
     sessions: Arc<Sessions>,
     id: String,
-    session: Arc<tokio::sync::Mutex<Session>>,
+    entry: Arc<Entry>,
 }
 
 impl Kept {
-    pub(super) fn id(&self) -> &str {
-        &self.id
+    pub(super) fn entry(&self) -> Arc<Entry> {
+        Arc::clone(&self.entry)
     }
 
     /// As [`Session::is_short`]; not while it is in somebody's hands.
     pub(super) fn is_short(&self, sql: &str, parameters: &[Parameter]) -> bool {
-        self.session.try_lock().is_ok_and(|session| session.is_short(sql, parameters))
+        self.entry.session.try_lock().is_ok_and(|session| session.is_short(sql, parameters))
     }
 }
 
@@ -97,32 +99,37 @@ impl Sessions {
 
     /// Keeps a session, and gives it an id that cannot be guessed.
     pub(super) fn open(&self, session: Session) -> Result<String, SqlError> {
-        self.insert(Arc::new(tokio::sync::Mutex::new(session)))
+        self.insert(session, false).map(|(id, _)| id)
     }
 
     /// Keeps a session for as long as the answer is there.
     pub(super) fn keep(self: &Arc<Self>, session: Session) -> Result<Kept, SqlError> {
-        let session = Arc::new(tokio::sync::Mutex::new(session));
-        let id = self.insert(Arc::clone(&session))?;
-        Ok(Kept { sessions: Arc::clone(self), id, session })
+        let (id, entry) = self.insert(session, true)?;
+        Ok(Kept { sessions: Arc::clone(self), id, entry })
     }
 
-    fn insert(&self, session: Arc<tokio::sync::Mutex<Session>>) -> Result<String, SqlError> {
+    fn insert(&self, session: Session, is_kept: bool) -> Result<(String, Arc<Entry>), SqlError> {
+        let session = Arc::new(tokio::sync::Mutex::new(session));
         let id: String = self.entropy.draw().iter().map(|byte| format!("{byte:02x}")).collect();
         let (clock, used) = (Arc::clone(&self.clock), Mutex::new(self.clock.monotonic()));
-        let entry = Arc::new(Entry { session, clock, used, is_closed: AtomicBool::new(false) });
+        let entry = Arc::new(Entry { session, clock, used, is_closed: AtomicBool::new(false), is_kept });
         let mut open = self.lock();
         if open.len() >= self.count_max {
             let message = format!("there are {} sessions, as many as may be open together", self.count_max);
             return Err(SqlError::new(sqlstate::TOO_MANY_CONNECTIONS, message));
         }
-        open.insert(id.clone(), entry);
-        Ok(id)
+        open.insert(id.clone(), Arc::clone(&entry));
+        Ok((id, entry))
     }
 
     /// Takes a session for a call.
     pub(super) async fn hold(&self, id: &str) -> Result<Held, SqlError> {
         let entry = self.lock().get(id).map(Arc::clone).ok_or_else(no_such_session)?;
+        Self::hold_entry(entry).await
+    }
+
+    /// Takes a session that is known for a call.
+    pub(super) async fn hold_entry(entry: Arc<Entry>) -> Result<Held, SqlError> {
         entry.touch();
         // A call that was just cancelled may not have let go of it yet.
         let guard = tokio::time::timeout(BUSY_WAIT, Arc::clone(&entry.session).lock_owned()).await;
@@ -147,7 +154,8 @@ impl Sessions {
 
     /// Closes what nobody has used for too long.
     pub(super) fn close_idle(&self) {
-        self.lock().retain(|_, entry| Arc::strong_count(&entry.session) > 1 || entry.idle() < self.idle_max);
+        let is_used = |entry: &Entry| entry.is_kept || Arc::strong_count(&entry.session) > 1;
+        self.lock().retain(|_, entry| is_used(entry) || entry.idle() < self.idle_max);
     }
 
     pub(super) fn close_all(&self) {

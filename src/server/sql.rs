@@ -24,7 +24,7 @@ use super::call::{Answers, Call};
 use super::error::status;
 use super::pipeline::Pipeline;
 use super::results::ResultEncoder;
-use super::sessions::{Held, Kept, Sessions};
+use super::sessions::{Entry, Held, Kept, Sessions};
 use crate::Database;
 
 #[derive(Clone)]
@@ -36,10 +36,14 @@ pub(super) struct SqlService {
     stopping: watch::Receiver<bool>,
 }
 
-/// The session that a request is to run in: its own, or the one of this id.
+/// The session that a request is to run in.
 enum Wanted {
+    /// One that ends with it.
     Own(Box<Session>),
-    Held(String),
+    /// Its call's.
+    Kept(Arc<Entry>),
+    /// The one of this id.
+    Named(String),
 }
 
 /// The same, at hand.
@@ -121,8 +125,8 @@ impl SqlService {
                 let session = Box::new(self.database.session());
                 (session.is_short(sql, &parameters), Wanted::Own(session))
             }
-            ("", Some(own)) => (own.is_short(sql, &parameters), Wanted::Held(own.id().to_owned())),
-            (id, _) => (false, Wanted::Held(id.to_owned())),
+            ("", Some(own)) => (own.is_short(sql, &parameters), Wanted::Kept(own.entry())),
+            (id, _) => (false, Wanted::Named(id.to_owned())),
         };
         let run = |interrupt, answers| service.run(request, parameters, session, interrupt, answers);
         if is_small && is_short { Call::here(run) } else { Call::elsewhere(&self.threads, run) }
@@ -141,7 +145,8 @@ impl SqlService {
         let format = Format::try_from(request.format).map_err(|_| invalid("the format is none that there is"))?;
         let mut borrowed = match session {
             Wanted::Own(session) => Borrowed::Own(session),
-            Wanted::Held(id) => Borrowed::Held(self.sessions.hold(&id).await?),
+            Wanted::Kept(entry) => Borrowed::Held(Sessions::hold_entry(entry).await?),
+            Wanted::Named(id) => Borrowed::Held(self.sessions.hold(&id).await?),
         };
         let session = borrowed.session();
         session.interrupted_by(interrupt);
@@ -172,12 +177,21 @@ impl SqlService {
         if !request.session.is_empty() || session.is_in_transaction() {
             return Err(invalid("a numbered write without BEGIN has no session, and is in no transaction"));
         }
+        // What an earlier request of the call has set.
+        if session.is_buffered() {
+            return Err(invalid("a numbered write is acknowledged when it is synced, and synchronous_commit is off"));
+        }
         let engine = self.database.engine();
         let outcome = match engine.committed(number)? {
             Some(_) => None,
             None => {
                 session.number_commit(number);
-                Some(session.run_prepared(&prepared, &parameters).await)
+                let outcome = session.run_prepared(&prepared, &parameters).await;
+                if session.is_in_transaction() {
+                    session.execute("ROLLBACK").await?;
+                    return Err(invalid("a number is a write's, and BEGIN is none: the call Begin takes one"));
+                }
+                Some(outcome)
             }
         };
         // Without a commit of its own it may have met the rows of an earlier attempt that became visible meanwhile.

@@ -252,6 +252,29 @@ async fn a_reader_that_waits_hears_of_poison() {
 }
 
 #[test]
+fn headers_are_found_in_pieces_as_in_the_whole() {
+    let (env, disk, _) = machine(8);
+    let log = open(&env).unwrap();
+    write(&log, 200);
+    let contents = disk.contents(&Path::new(PATH).join("segment-00000000000000000001")).unwrap();
+    let (identity, id) = (log.shared.reading.identity, SegmentId::new(1));
+    let whole: Vec<_> = scan::headers_from(identity, id, &contents, 0).collect();
+    assert!(whole.len() > 10, "{}", whole.len());
+    // At whatever offset a piece ends, headers lie across its end.
+    for piece_bytes in [64, 80, 112, 256, 4096] {
+        let bases = (0..contents.len()).step_by(piece_bytes);
+        let found: Vec<_> = bases
+            .flat_map(|base| {
+                let end = contents.len().min(base + piece_bytes + crate::frame::FRAME_HEADER_BYTES);
+                let next = (base + piece_bytes) as u64;
+                scan::headers_in(identity, id, &contents[base..end], base as u64, 0..next).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(found, whole, "in pieces of {piece_bytes}");
+    }
+}
+
+#[test]
 fn an_idle_log_marks_its_last_sync_once_and_then_writes_nothing() {
     let (env, disk, clock) = machine(6);
     let log = open(&env).unwrap();

@@ -132,7 +132,7 @@ impl ReadPin {
         let Some(base) = tree.base() else { return Ok(None) };
         for item in tree.own(&KeyRange::all(), self.at, Direction::Forward) {
             let (place, _) = item?;
-            let gathered = base.read(&place, filled.at)?.map(StoredRow::decode).transpose()?;
+            let gathered = base.look_up(&place, filled.at)?.map(StoredRow::decode).transpose()?;
             let is_same = |written: &Bytes| -> Result<bool, FoldError> {
                 let written = (!value::is_gone(written)).then(|| StoredRow::decode(written.clone())).transpose()?;
                 Ok(written.map(|row| row.bytes) == gathered.as_ref().map(|row| row.bytes.clone()))
@@ -289,7 +289,7 @@ impl Filler {
             let (key, row) = item?;
             let version = version_of(&pin.kv.catalog, &self.table, &row, self.at)?;
             let entry = entry_key(&version, &self.table, &self.index, &key, &row, self.at)?;
-            let found = self.tree.read(&entry, self.at)?.map(StoredRow::decode).transpose()?;
+            let found = self.tree.look_up(&entry, self.at)?.map(StoredRow::decode).transpose()?;
             if found.is_none_or(|found| found.bytes != key) {
                 return Ok(row);
             }

@@ -1,8 +1,8 @@
 //! Rows that are read again and again: the way through a tree is several times as long as that to a row that is at hand.
 //!
 //! A version is kept with an LSN at which it was its key's newest. It is so still when nothing was written to the key since; of that
-//! only this much is known: when one of the many keys that share a stripe was last written to. Nothing is ever taken out because of a
-//! write. A key is kept from the second time on that it is looked for in vain, so that what is read once costs nothing and drives
+//! only this much is known: when one of the many keys that share a stripe was last written to, and up to which LSN nobody has noted
+//! writes. Nothing is ever taken out because of a write, and nothing but a write may end what a key holds. A key is kept from the second time on that it is looked for in vain, so that what is read once costs nothing and drives
 //! nothing away.
 
 use std::hash::{BuildHasherDefault, Hash, Hasher, RandomState};
@@ -18,6 +18,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Values of keys, over all trees of one opening.
 pub(super) struct HotRows {
     values: Cache<HotKey, HotValue, KeptBytes, BuildHasherDefault<KnownHash>>,
+    /// Of writes up to this LSN nothing is known: they were in the files when those were opened.
+    begun: AtomicU64,
     /// Of each stripe of keys, the last LSN that one of them was written at.
     written: Box<[AtomicU64]>,
     /// Of each stripe, what tells the key apart that was last looked for in vain.
@@ -59,19 +61,25 @@ struct HotValue {
 }
 
 impl HotRows {
-    /// Keeps about so many bytes; with none, nothing.
+    /// Takes about so many bytes; with none, it keeps nothing.
     pub(super) fn new(bytes: u64) -> Self {
+        let stripes = (bytes / BYTES_PER_STRIPE).next_power_of_two().clamp(1, STRIPES_MAX);
         let options = OptionsBuilder::new()
-            .weight_capacity(bytes)
+            .weight_capacity(bytes.saturating_sub(stripes * STRIPE_BYTES))
             .estimated_items_capacity(EXPECTED)
             .build()
             .unwrap_or_else(|error| unreachable!("both are given: {error}"));
         let values =
             Cache::with_options(options, KeptBytes, BuildHasherDefault::default(), DefaultLifecycle::default());
-        let written = std::iter::repeat_with(AtomicU64::default).take(STRIPES).collect();
-        let missed = std::iter::repeat_with(AtomicU32::default).take(STRIPES).collect();
+        let written = std::iter::repeat_with(AtomicU64::default).take(stripes as usize).collect();
+        let missed = std::iter::repeat_with(AtomicU32::default).take(stripes as usize).collect();
         let seed = std::hash::BuildHasher::hash_one(&RandomState::new(), 0_u8);
-        Self { values, written, missed, seed }
+        Self { values, begun: AtomicU64::new(0), written, missed, seed }
+    }
+
+    /// Everything up to this LSN is in the files already. To be told before any of it can be read.
+    pub(super) fn begin_at(&self, lsn: Lsn) {
+        self.begun.store(lsn.value(), Ordering::Release);
     }
 
     pub(super) fn place<'a>(&self, tree: StorageId, key: &'a [u8]) -> Place<'a> {
@@ -81,43 +89,43 @@ impl HotRows {
 
     /// A key is being written to. To be told before what is written can be read.
     pub(super) fn note_write(&self, tree: StorageId, key: &[u8], lsn: Lsn) {
-        self.stripe(&self.place(tree, key)).fetch_max(lsn.value(), Ordering::Release);
+        self.written[self.stripe(&self.place(tree, key))].fetch_max(lsn.value(), Ordering::Release);
     }
 
     /// The newest value of a key as of `at`, which is applied.
     pub(super) fn get(&self, place: &Place<'_>, at: Lsn) -> Known {
         let Some(kept) = self.values.get(place) else {
-            let (missed, mark) = (&self.missed[place.stripe()], (place.hash >> 32) as u32);
+            let (missed, mark) = (&self.missed[self.stripe(place)], (place.hash >> 32) as u32);
             return if missed.swap(mark, Ordering::Relaxed) == mark { Known::Wanted } else { Known::Nothing };
         };
         // Whatever of the key is visible as of `at` was told before.
-        let written = self.stripe(place).load(Ordering::Acquire);
-        let is_newest = at <= kept.read_at || written <= kept.read_at.value();
+        let is_newest = at <= kept.read_at || self.last_write(place) <= kept.read_at;
         if is_newest && kept.version <= at { Known::Value(kept.bytes) } else { Known::Wanted }
     }
 
     /// Keeps a value that is worth it and was read as of `at`, if it is the newest.
     pub(super) fn keep(&self, place: &Place<'_>, at: Lsn, version: Lsn, value: &[u8]) {
-        if self.stripe(place).load(Ordering::Acquire) <= at.value() {
+        if self.last_write(place) <= at {
             let key = HotKey { hash: place.hash, tree: place.tree, key: place.key.into() };
             // A copy: what was read is part of a block.
             self.values.insert(key, HotValue { read_at: at, version, bytes: Bytes::copy_from_slice(value) });
         }
     }
 
-    /// Bytes that are kept, roughly.
+    /// Bytes that it takes, roughly.
     pub(super) fn bytes(&self) -> u64 {
-        self.values.weight()
+        self.values.weight() + self.written.len() as u64 * STRIPE_BYTES
     }
 
-    fn stripe(&self, place: &Place<'_>) -> &AtomicU64 {
-        &self.written[place.stripe()]
+    /// There are as many as a power of two.
+    const fn stripe(&self, place: &Place<'_>) -> usize {
+        place.hash as usize & (self.written.len() - 1)
     }
-}
 
-impl Place<'_> {
-    const fn stripe(&self) -> usize {
-        self.hash as usize % STRIPES
+    /// Behind this LSN the key was not written to.
+    fn last_write(&self, place: &Place<'_>) -> Lsn {
+        let written = self.written[self.stripe(place)].load(Ordering::Acquire);
+        Lsn::new(written.max(self.begun.load(Ordering::Acquire)))
     }
 }
 
@@ -166,7 +174,9 @@ impl Weighter<HotKey, HotValue> for KeptBytes {
     }
 }
 
-const STRIPES: usize = 1 << 16;
+const STRIPES_MAX: u64 = 1 << 16;
+const BYTES_PER_STRIPE: u64 = 128;
+const STRIPE_BYTES: u64 = (size_of::<AtomicU64>() + size_of::<AtomicU32>()) as u64;
 /// An entry's place, and what its two pieces of memory take besides.
 const ENTRY_OVERHEAD_BYTES: usize = 144;
 const EXPECTED: usize = 4096;
@@ -211,6 +221,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_before_the_files_were_opened_may_be_newer_than_what_is_read_there() {
+        let hot = HotRows::new(1 << 20);
+        hot.begin_at(Lsn::new(10));
+        hot.keep(&hot.place(TREE, b"a"), Lsn::new(9), Lsn::new(3), b"three");
+        assert_eq!(value_of(&hot, b"a", 9), None, "10 may have written it");
+        hot.keep(&hot.place(TREE, b"a"), Lsn::new(10), Lsn::new(3), b"three");
+        assert_eq!(value_of(&hot, b"a", 12), Some(Bytes::from_static(b"three")));
+    }
+
+    #[test]
     fn what_is_looked_for_twice_is_worth_keeping_and_no_more_than_there_is_room_for() {
         let hot = HotRows::new(64 * 1024);
         let place = hot.place(TREE, b"a");
@@ -219,7 +239,7 @@ mod tests {
         for key in 0_u32..10_000 {
             hot.keep(&hot.place(TREE, &key.to_be_bytes()), Lsn::new(1), Lsn::new(1), &[0; 100]);
         }
-        assert!((1..=64 * 1024).contains(&hot.bytes()), "{}", hot.bytes());
+        assert!((32 * 1024..=64 * 1024).contains(&hot.bytes()), "{}", hot.bytes());
         let nothing = HotRows::new(0);
         nothing.keep(&nothing.place(TREE, b"a"), Lsn::new(1), Lsn::new(1), b"value");
         assert_eq!(value_of(&nothing, b"a", 1), None);

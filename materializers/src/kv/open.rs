@@ -95,6 +95,7 @@ impl Kv {
         self.history().begin_at(checkpoint.history_from, checkpoint.times.iter().copied());
         let mut open = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         open.by_storage = trees;
+        open.hot.begin_at(checkpoint.applied);
         self.horizon.store(checkpoint.history_from.value(), Ordering::Release);
         self.applied.store(checkpoint.applied.value(), Ordering::Release);
         self.checkpointed.store(checkpoint.applied.value(), Ordering::Release);

@@ -8,7 +8,7 @@ use highwater_log::position::StorageId;
 use highwater_log::sequencer::KeyRange;
 
 use super::history::Purpose;
-use super::tree::Direction;
+use super::tree::{Direction, Tree};
 use super::{Kv, StoredRow};
 use crate::error::FoldError;
 
@@ -38,8 +38,24 @@ impl ReadPin {
     /// [`FoldError::Storage`]; [`FoldError::Reopened`] when the rows were mended since the pin was taken; [`FoldError::SnapshotTooOld`]
     /// when it was held for too long.
     pub fn row(&self, storage: StorageId, key: &[u8]) -> Result<Option<StoredRow>, FoldError> {
+        self.read(storage, |tree| tree.read(key, self.at))
+    }
+
+    /// As [`ReadPin::row`], whatever of it is at hand: what the trees themselves say.
+    ///
+    /// # Errors
+    /// As [`ReadPin::row`].
+    pub(crate) fn looked_up_row(&self, storage: StorageId, key: &[u8]) -> Result<Option<StoredRow>, FoldError> {
+        self.read(storage, |tree| tree.look_up(key, self.at))
+    }
+
+    fn read(
+        &self,
+        storage: StorageId,
+        read: impl FnOnce(&Tree) -> Result<Option<Bytes>, FoldError>,
+    ) -> Result<Option<StoredRow>, FoldError> {
         let Some(tree) = self.kv.tree(storage, self.generation)? else { return self.check_held().map(|()| None) };
-        let row = tree.read(key, self.at).and_then(|value| value.map(StoredRow::decode).transpose());
+        let row = read(&tree).and_then(|value| value.map(StoredRow::decode).transpose());
         self.check_held()?;
         row.inspect_err(|_| self.kv.note_damage())
     }

@@ -177,17 +177,24 @@ impl Tree {
             Known::Wanted => true,
             Known::Nothing => false,
         };
-        let value = match (self.own_value(key, at)?, self.base()) {
-            (None, Some(base)) => return base.read(key, at),
-            (value, _) => value.filter(|value| !value::is_gone(value)),
-        };
+        let value = self.look_up(key, at)?;
         if is_wanted
             && let Some(value) = &value
             && let Some((version, _)) = value::version(value)
         {
+            // Also what lies beneath, which a write up here ends: that tree is written to no more, and merges give up what is hidden.
             self.hot.keep(&place, at, version, value);
         }
         Ok(value)
+    }
+
+    /// As [`Tree::read`], out of the tree itself and the one beneath.
+    pub(super) fn look_up(&self, key: &[u8], at: Lsn) -> Result<Option<Bytes>, FoldError> {
+        let value = match (self.own_value(key, at)?, self.base()) {
+            (None, Some(base)) => base.own_value(key, at)?,
+            (value, _) => value,
+        };
+        Ok(value.filter(|value| !value::is_gone(value)))
     }
 
     /// The newest version of a key as of `at` that the tree itself has.
