@@ -1,9 +1,9 @@
 //! How a database grows: commits, point reads, memory, bytes on disk and its opening, with ever more rows in one table, SQLite beside it.
 //!
 //! `cargo bench --bench growth [-- ROWS…]` (default: 100,000, 1,000,000, 10,000,000 and 50,000,000 rows of about 100 bytes). Everything
-//! happens in processes of their own, so that memory is that of one database. At each size, embedded: the database is filled up and closed;
-//! opened, keys drawn by chance are read for two seconds, single rows are committed for two; the process is killed; the database
-//! is opened once more, and closed after a second of rest. SQLite has a write-ahead log and `synchronous=FULL`, keeps as much in memory as we
+//! happens in processes of their own, so that memory is that of one database. At each size, embedded: the database is filled up and
+//! let go of, which is no clean close; opened, keys drawn by chance are read for two seconds, single rows are committed for two; the
+//! process is killed; the database is opened once more. SQLite has a write-ahead log and `synchronous=FULL`, keeps as much in memory as we
 //! do, and does the same reads and commits. At the end the figures stand as charts, as `docs/performance.md` shows them.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
@@ -37,12 +37,12 @@ const INSERT: &str = "INSERT INTO t VALUES ($1, $2)";
 
 /// A figure's name, and what its chart calls it.
 const CHARTS: [(&str, &str, &[&str]); 6] = [
-    ("Point reads, thousands a second (above: SQLite)", "1000/s", &["reads", "sqlite reads"]),
-    ("A synced commit of one row, µs, median", "µs", &["p50", "sqlite p50"]),
-    ("A synced commit of one row, µs, 99th percentile", "µs", &["p99", "sqlite p99"]),
+    ("Point reads, thousands a second: highwater, SQLite", "1000/s", &["reads", "sqlite reads"]),
+    ("A synced commit of one row, µs, median: highwater, SQLite", "µs", &["p50", "sqlite p50"]),
+    ("A synced commit of one row, µs, 99th percentile: highwater, SQLite", "µs", &["p99", "sqlite p99"]),
     ("Memory, MiB resident: just opened, at the end", "MiB", &["opened MiB", "MiB"]),
     ("Bytes on disk, GB: highwater, SQLite", "GB", &["GB", "sqlite GB"]),
-    ("Opening, ms: closed before, killed before", "ms", &["open", "open killed"]),
+    ("Opening, ms: after it was filled, after a kill", "ms", &["open", "open killed"]),
 ];
 
 fn main() {

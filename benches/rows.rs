@@ -258,7 +258,7 @@ fn servers(runtime: &Runtime, directory: &Path) {
             theirs.push(rate);
             their_each.push(each);
         }
-        let what = if is_pipelined { "a call each" } else { "a call each time" };
+        let what = if is_pipelined { "in a pipeline" } else { "a call for each" };
         report(&format!("commits of one row, {clients} clients, {what}"), ours, "PostgreSQL", theirs);
         report(
             &format!("the same, for each second of the server, {clients} clients, {what}"),
