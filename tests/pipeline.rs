@@ -170,10 +170,12 @@ fn a_pipeline_has_a_session_which_ends_with_it() {
         let mut other = Pipeline::open(&channel).await;
         pipeline.run("CREATE SCHEMA s; CREATE TABLE s.t (id bigint PRIMARY KEY); SET search_path = 's'").await;
         for id in 1..=3 {
-            // The table of that name that the session means, also where the text is known.
-            let inserted = pipeline.run(&format!("INSERT INTO t VALUES ({id})")).await;
-            assert_eq!(inserted.sqlstate(), "", "{inserted:?}");
-            assert_eq!(other.run(&format!("INSERT INTO t VALUES ({id})")).await.sqlstate(), "42P01");
+            // The table of that name that the session means, also where the text is known, and its way round the planner.
+            let parameters = vec![Value { kind: Some(Kind::Int(id)) }];
+            let insert = ExecuteRequest { parameters, ..request("INSERT INTO t VALUES ($1)") };
+            let inserted = pipeline.ask(insert.clone()).await;
+            assert_eq!(inserted.tags, ["INSERT 0 1"], "{inserted:?}");
+            assert_eq!(other.ask(insert).await.sqlstate(), "42P01");
         }
         pipeline.run("PREPARE one AS SELECT count(*) FROM t").await;
         let own_and_other = async |pipeline: &mut Pipeline, other: &mut Pipeline| {
@@ -197,15 +199,13 @@ fn a_pipeline_has_a_session_which_ends_with_it() {
         let within = ExecuteRequest { session: opened.into_inner().session, ..request("SHOW search_path") };
         assert_ne!(pipeline.ask(within).await.rows, pipeline.run("SHOW search_path").await.rows);
         // A numbered write is done once, and stands in no transaction.
-        let number = Some(WriteNumber { producer: vec![7; 16].into(), sequence: 1 });
+        let number = |sequence: u64| Some(WriteNumber { producer: vec![7; 16].into(), sequence });
         let numbered =
-            |id: i64| ExecuteRequest { number: number.clone(), ..request(format!("INSERT INTO t VALUES ({id})")) };
+            |id: i64| ExecuteRequest { number: number(1), ..request(format!("INSERT INTO t VALUES ({id})")) };
         let first = pipeline.ask(numbered(10)).await;
         let again = pipeline.ask(numbered(11)).await;
         assert!(first.commit_lsn.is_some() && first.commit_lsn == again.commit_lsn && again.is_duplicate, "{again:?}");
-        let begin = ExecuteRequest { number: number.clone(), ..request("BEGIN") };
-        let begin =
-            ExecuteRequest { number: begin.number.map(|number| WriteNumber { sequence: 2, ..number }), ..begin };
+        let begin = ExecuteRequest { number: number(2), ..request("BEGIN") };
         assert_eq!(pipeline.ask(begin).await.sqlstate(), "22023", "its number would be the transaction's");
         assert_eq!(pipeline.run("ROLLBACK").await.sqlstate(), "", "there is none open");
         pipeline.run("SET synchronous_commit = off").await;
@@ -225,7 +225,7 @@ fn a_pipeline_has_a_session_which_ends_with_it() {
 }
 
 #[test]
-fn what_is_not_read_is_not_done_and_an_idle_pipeline_does_not_hold_up_a_stop() {
+fn what_is_not_read_is_not_done_and_pipelines_idle_or_busy_end_at_a_stop() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -248,10 +248,15 @@ fn what_is_not_read_is_not_done_and_an_idle_pipeline_does_not_hold_up_a_stop() {
         let Pipeline { requests, mut answers } = Pipeline::open(&connect(&server).await).await;
         let sending = tokio::spawn(async move { while requests.send(request("SELECT 1")).await.is_ok() {} });
         let busy = tokio::spawn(async move {
+            let mut refused = 0;
             loop {
                 match answers.message().await {
-                    Ok(message) => assert!(message.is_some(), "the client has not said all"),
-                    Err(ended) => return ended,
+                    Ok(None) => panic!("the client has not said all"),
+                    Ok(Some(ExecuteResponse { answer: Some(Answer::End(end)) })) => {
+                        refused += u32::from(end.failure.is_some());
+                    }
+                    Ok(Some(_)) => {}
+                    Err(ended) => return (refused, ended),
                 }
             }
         });
@@ -260,7 +265,8 @@ fn what_is_not_read_is_not_done_and_an_idle_pipeline_does_not_hold_up_a_stop() {
         assert_eq!((ended.code(), ended.message()), (Code::Unavailable, "the server is stopping"));
         assert_eq!(ended.metadata().get("sqlstate").unwrap(), "57P03");
         // Who is sending may hear of the stream that is reset before he hears why.
-        let ended = busy.await.unwrap();
+        let (refused, ended) = busy.await.unwrap();
+        assert!(refused <= 1, "the call ends, and not only its requests: {refused} were refused");
         assert!(matches!(ended.code(), Code::Unavailable | Code::Unknown | Code::Cancelled), "{ended}");
         sending.await.unwrap();
         drop((counting, operations));
