@@ -1,11 +1,14 @@
 //! A database without SQL: log, folds and sequencer, with the pipeline run by hand.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use futures::FutureExt;
 use highwater_log::env::simulated::{Random, SimulatedClock, SimulatedDisk, machine};
 use highwater_log::env::{Disk, Env, SystemDisk};
+use highwater_log::position::StorageId;
 use highwater_log::row::Row;
 use highwater_log::schema::IndexState;
 use highwater_log::sequencer::{
@@ -38,6 +41,8 @@ pub(crate) struct World {
     pub(crate) pipeline: Pipeline,
     /// The last commit that was there already when it was opened.
     pub(crate) replayed_from: Lsn,
+    /// Entries of indexes that were seen in any state.
+    seen_entries: Mutex<BTreeSet<(StorageId, Bytes)>>,
 }
 
 /// Why a world did not open.
@@ -121,7 +126,7 @@ impl Machine {
             SequencerOptions { window_entries_max: 50, ..SequencerOptions::default() },
         )
         .map_err(OpenError::Log)?;
-        Ok(World { log, folds, sequencer, pipeline, replayed_from })
+        Ok(World { log, folds, sequencer, pipeline, replayed_from, seen_entries: Mutex::default() })
     }
 }
 
@@ -182,6 +187,13 @@ impl World {
             for index in table.indexes().iter().filter(|index| index.state == IndexState::Ready) {
                 let entries = pin.rows(index.storage, &everything())?.collect::<Result<Vec<_>, _>>()?;
                 assert_eq!(entries.len(), rows.len(), "no index entry is left behind at {at}");
+                // Nor does one come back to who looks it up, whatever merges have given up.
+                let there: BTreeSet<_> = entries.into_iter().map(|(key, _)| (index.storage, key)).collect();
+                let mut seen = self.seen_entries.lock().unwrap();
+                seen.extend(there.iter().cloned());
+                for (storage, key) in seen.difference(&there).filter(|(storage, _)| *storage == index.storage) {
+                    assert_eq!(pin.row(*storage, key)?, None, "an entry that is gone at {at}");
+                }
             }
             assert!(keys.is_sorted(), "rows come in the order of their keys");
             let schema = table.schema().clone();
